@@ -1,0 +1,83 @@
+//! The chain and the account that deploys on it.
+
+use url::Url;
+
+use super::env::{ConfigError, Env, Secret, missing, wrong};
+
+/// The deployer's private key.
+pub(crate) type DeployerKey = Secret;
+
+/// Everything about the chain that a worker needs, except the key.
+#[derive(Clone)]
+pub(crate) struct ChainConfig {
+    pub(crate) providers: Vec<Url>,
+    pub(crate) registry: String,
+    pub(crate) chain_id: Option<u64>,
+    pub(crate) confirmations: Option<Confirmations>,
+    pub(crate) max_fee_per_gas_wei: u128,
+}
+
+/// When a transaction counts as final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confirmations {
+    /// By the node's `finalized` block.
+    Finalized,
+    /// This many blocks on top.
+    Blocks(u64),
+}
+
+const NEEDED: &str = "name the JSON-RPC address of an EVM node (only `demo` and `dev` bring a chain of their own)";
+
+impl ChainConfig {
+    pub(crate) fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        let registry = env
+            .required("HOKUSAI_REGISTRY_ADDRESS", "name the token registry; `hokusai contracts deploy` makes one and prints its address")?;
+        Ok(Self {
+            providers: Self::providers(env)?,
+            registry,
+            chain_id: Self::chain_id(env)?,
+            confirmations: Self::confirmations(env)?,
+            max_fee_per_gas_wei: Self::max_fee_per_gas_wei(env)?,
+        })
+    }
+
+    pub(crate) fn providers(env: &Env<'_>) -> Result<Vec<Url>, ConfigError> {
+        let list = env.required("WEB3_PROVIDER_URL", NEEDED)?;
+        let parse = |(place, text): (usize, &str)| {
+            let url = Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+            // The text itself may hold a key, so only its place is told.
+            url.ok_or_else(|| {
+                wrong("WEB3_PROVIDER_URL", format!("address {} of the list is not an http:// or https:// address", place + 1))
+            })
+        };
+        list.split(',').enumerate().map(parse).collect()
+    }
+
+    pub(crate) fn deployer_key(env: &Env<'_>) -> Result<DeployerKey, ConfigError> {
+        env.secret("DEPLOYER_PRIVATE_KEY")
+            .ok_or_else(|| missing("DEPLOYER_PRIVATE_KEY", "give the private key of the deployer account, 32 bytes in hex"))
+    }
+
+    pub(crate) fn chain_id(env: &Env<'_>) -> Result<Option<u64>, ConfigError> {
+        env.text("HOKUSAI_CHAIN_ID").map(|_| env.number("HOKUSAI_CHAIN_ID", 0)).transpose()
+    }
+
+    pub(crate) fn confirmations(env: &Env<'_>) -> Result<Option<Confirmations>, ConfigError> {
+        match env.text("HOKUSAI_CONFIRMATIONS").as_deref() {
+            None => Ok(None),
+            Some("finalized") => Ok(Some(Confirmations::Finalized)),
+            Some(_) => env.number("HOKUSAI_CONFIRMATIONS", 0).map(Confirmations::Blocks).map(Some),
+        }
+    }
+
+    pub(crate) fn max_fee_per_gas_wei(env: &Env<'_>) -> Result<u128, ConfigError> {
+        const NAME: &str = "HOKUSAI_MAX_FEE_GWEI";
+        let gwei: f64 = env.number(NAME, 200.0)?;
+        if !(gwei.is_finite() && gwei > 0.0 && gwei < 1e9) {
+            return Err(wrong(NAME, format!("`{gwei}` is not a fee between 0 and 1,000,000,000 gwei")));
+        }
+        // Exact for any fee a person writes: below 10^18, and rounded to whole wei.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above to lie between 0 and 10^18")]
+        Ok((gwei * 1e9).round() as u128)
+    }
+}

@@ -1,0 +1,53 @@
+//! Where things are kept.
+
+use std::path::PathBuf;
+
+use super::env::{ConfigError, Env, Secret, missing, wrong};
+
+/// The data directory; not created here.
+pub(crate) fn data_dir(env: &Env<'_>) -> Result<PathBuf, ConfigError> {
+    if let Some(dir) = env.text("HOKUSAI_DATA_DIR") {
+        return Ok(dir.into());
+    }
+    if let Some(data) = env.text("XDG_DATA_HOME") {
+        return Ok(PathBuf::from(data).join("hokusai"));
+    }
+    let home = env
+        .text("HOME")
+        .ok_or_else(|| missing("HOKUSAI_DATA_DIR", "name a directory for the data (there is no HOME to derive one from)"))?;
+    Ok(PathBuf::from(home).join(".local/share/hokusai"))
+}
+
+/// `DATABASE_URL`, or an SQLite file in the data directory, which is created for it.
+pub(crate) fn database_url(env: &Env<'_>) -> Result<String, ConfigError> {
+    if let Some(url) = env.text("DATABASE_URL") {
+        return Ok(url);
+    }
+    let dir = data_dir(env)?;
+    std::fs::create_dir_all(&dir).map_err(|error| wrong("HOKUSAI_DATA_DIR", format!("{} cannot be created: {error}", dir.display())))?;
+    Ok(format!("sqlite:{}", dir.join("hokusai.db").display()))
+}
+
+/// How to reach MLflow, by its own standard variables.
+#[derive(Debug, Clone)]
+pub(crate) struct MlflowConfig {
+    pub(crate) tracking_uri: url::Url,
+    pub(crate) username: Option<Secret>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) token: Option<Secret>,
+}
+
+/// The MLflow server, if one is named.
+pub(crate) fn mlflow(env: &Env<'_>) -> Result<Option<MlflowConfig>, ConfigError> {
+    let Some(address) = env.text("MLFLOW_TRACKING_URI") else { return Ok(None) };
+    let tracking_uri = url::Url::parse(&address).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let tracking_uri = tracking_uri.ok_or_else(|| {
+        wrong("MLFLOW_TRACKING_URI", "must be the http:// or https:// address of an MLflow server (files and databases cannot be shared)")
+    })?;
+    Ok(Some(MlflowConfig {
+        tracking_uri,
+        username: env.secret("MLFLOW_TRACKING_USERNAME"),
+        password: env.secret("MLFLOW_TRACKING_PASSWORD"),
+        token: env.secret("MLFLOW_TRACKING_TOKEN"),
+    }))
+}

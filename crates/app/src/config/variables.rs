@@ -1,0 +1,191 @@
+//! The one table of variables: what `hokusai config` shows and `docs/configuration.md` is generated from.
+
+use std::fmt::Write as _;
+
+/// How a value is shown to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Secrecy {
+    /// As it is.
+    Open,
+    /// Never.
+    Secret,
+    /// An address: its user, password, path and query are masked.
+    Address,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section {
+    Storage,
+    Queue,
+    Chain,
+    Mlflow,
+    Server,
+    Log,
+}
+
+impl Section {
+    const ALL: [Self; 6] = [Self::Storage, Self::Queue, Self::Chain, Self::Mlflow, Self::Server, Self::Log];
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Storage => "Storage",
+            Self::Queue => "Queue",
+            Self::Chain => "Chain",
+            Self::Mlflow => "MLflow",
+            Self::Server => "Server and client",
+            Self::Log => "Logs",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Variable {
+    pub(crate) name: &'static str,
+    pub(crate) section: Section,
+    pub(crate) default: &'static str,
+    pub(crate) secret: Secrecy,
+    pub(crate) meaning: &'static str,
+}
+
+const fn open(section: Section, name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, section, default, secret: Secrecy::Open, meaning }
+}
+
+const fn secret(section: Section, name: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, section, default: "", secret: Secrecy::Secret, meaning }
+}
+
+const fn address(section: Section, name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, section, default, secret: Secrecy::Address, meaning }
+}
+
+use Section::{Chain, Log, Mlflow, Queue, Server, Storage};
+
+pub(crate) const VARIABLES: &[Variable] = &[
+    address(
+        Storage,
+        "DATABASE_URL",
+        "`hokusai.db` in the data directory",
+        "Registry, outbox and ledger, and the local queue: `sqlite:PATH` or `postgres://user:password@host/database`. An SQLite file serves one host.",
+    ),
+    open(
+        Storage,
+        "HOKUSAI_DATA_DIR",
+        "`$XDG_DATA_HOME/hokusai`, else `~/.local/share/hokusai`",
+        "Where files are kept when no other place is named.",
+    ),
+    open(Storage, "XDG_DATA_HOME", "", "The user's directory for data, by the XDG convention; used for the default of `HOKUSAI_DATA_DIR`."),
+    open(Storage, "HOME", "", "The user's home; used for the default of `HOKUSAI_DATA_DIR`."),
+    open(
+        Queue,
+        "MESSAGE_QUEUE_TYPE",
+        "`redis` if a Redis variable is set, else `local`",
+        "`redis`, or `local`: the queue inside `DATABASE_URL`.",
+    ),
+    open(
+        Queue,
+        "MESSAGE_QUEUE_NAME",
+        "`hokusai:model_ready_queue`",
+        "The queue of `model_ready_to_deploy` messages. In Redis Cluster write it with a hash tag.",
+    ),
+    address(Queue, "REDIS_URL", "", "`redis://`, `rediss://` (TLS) or `unix://`. Wins over `REDIS_HOST`."),
+    open(Queue, "REDIS_HOST", "", "The server, when there is no `REDIS_URL`."),
+    open(Queue, "REDIS_PORT", "`6379`", "Its port."),
+    secret(Queue, "REDIS_PASSWORD", "Password, for `REDIS_HOST` or a `REDIS_URL` without one."),
+    secret(
+        Queue,
+        "REDIS_AUTH_TOKEN",
+        "As `REDIS_PASSWORD`; with `REDIS_HOST` it implies TLS, as ElastiCache demands, unless `HOKUSAI_REDIS_TLS=false`.",
+    ),
+    open(
+        Queue,
+        "REDIS_SSL_CERT_REQS",
+        "`required`",
+        "How a TLS server's certificate is checked: `required`, or `none` (not at all: testing only). `optional` is the same as `required`, since a server always has one.",
+    ),
+    open(Queue, "HOKUSAI_REDIS_CA_FILE", "", "A PEM file with the authorities to trust instead of the public ones."),
+    open(Queue, "HOKUSAI_REDIS_TLS", "", "`true` or `false`: TLS for `REDIS_HOST`, whatever the token implies."),
+    open(
+        Queue,
+        "MESSAGE_RETRY_MAX",
+        "`3`",
+        "Retries before the dead-letter queue; 3 means four deliveries. A message's own `max_retries` wins.",
+    ),
+    open(Queue, "MESSAGE_RETRY_BASE_DELAY", "`1.0`", "Seconds before the first retry; doubles with each, with jitter."),
+    open(
+        Queue,
+        "QUEUE_POLL_INTERVAL",
+        "`5`",
+        "Seconds a worker waits for a first message before it looks around; a message arriving meanwhile is taken at once.",
+    ),
+    open(Queue, "PROCESSING_TIMEOUT", "`300`", "Seconds after which a message that nobody finished or extended is delivered again."),
+    open(Queue, "HOKUSAI_CONCURRENCY", "`16`", "Messages a worker or `consume` handles at once (the brief's `batch_size`)."),
+    open(
+        Queue,
+        "HOKUSAI_HANDLER_TIMEOUT",
+        "half of `PROCESSING_TIMEOUT`",
+        "Seconds a handler may take before its attempt counts as failed. Must be less than `PROCESSING_TIMEOUT`.",
+    ),
+    open(
+        Queue,
+        "HOKUSAI_SUBSCRIPTIONS",
+        "",
+        "Further queues and the message types each receives, as in `site=model_ready_to_deploy+model_deployed;audit=model_registered`.",
+    ),
+    open(Queue, "HOKUSAI_DEPLOYED_QUEUE", "`hokusai:model_deployed`", "The queue by which workers tell the server about deployed tokens."),
+    address(
+        Chain,
+        "WEB3_PROVIDER_URL",
+        "",
+        "JSON-RPC address of an EVM node, or several separated by commas, tried in order. `demo` and `dev` bring their own chain.",
+    ),
+    secret(Chain, "DEPLOYER_PRIVATE_KEY", "Private key of the deployer account, 32 bytes in hex."),
+    open(Chain, "HOKUSAI_REGISTRY_ADDRESS", "", "Address of the token registry, as `hokusai contracts deploy` printed it."),
+    open(Chain, "HOKUSAI_CHAIN_ID", "", "Refuse to work on any other chain."),
+    open(
+        Chain,
+        "HOKUSAI_CONFIRMATIONS",
+        "by chain",
+        "Blocks on top of a transaction's before it counts as final, or `finalized` for the chain's own mark. Required for chains that are not known.",
+    ),
+    open(Chain, "HOKUSAI_MAX_FEE_GWEI", "`200`", "The most to pay per unit of gas, base fee and tip together."),
+    address(
+        Mlflow,
+        "MLFLOW_TRACKING_URI",
+        "",
+        "The MLflow server whose registry holds the models. Without it our own registry numbers the versions.",
+    ),
+    secret(Mlflow, "MLFLOW_TRACKING_USERNAME", "User for MLflow."),
+    secret(Mlflow, "MLFLOW_TRACKING_PASSWORD", "Password for MLflow."),
+    secret(Mlflow, "MLFLOW_TRACKING_TOKEN", "Bearer token for MLflow, instead of user and password."),
+    open(Server, "HOKUSAI_LISTEN", "`127.0.0.1:8001`", "Where `serve` and `dev` answer HTTP."),
+    open(Server, "HOKUSAI_RPC_LISTEN", "`127.0.0.1:8545`", "Where `dev` answers JSON-RPC for its chain."),
+    address(Server, "HOKUSAI_API_URL", "", "A hokusai server: `register`, `registration` and Python work through it and need no database."),
+    secret(Server, "HOKUSAI_API_KEY", "The key to show to that server."),
+    open(
+        Log,
+        "LOG_LEVEL",
+        "`INFO`",
+        "`ERROR`, `WARNING`, `INFO`, `DEBUG` or `TRACE`, or a list of filters such as `info,hokusai_queue=debug`.",
+    ),
+    open(Log, "HOKUSAI_LOG_FORMAT", "`text` on a terminal, else `json`", "`text` or `json`."),
+];
+
+/// `docs/configuration.md`.
+pub(crate) fn document() -> String {
+    let mut page = String::from(
+        "# Configuration\n\n<!-- Generated from the program's own table: UPDATE_DOCS=1 cargo test -p hokusai configuration_page -->\n\n\
+         All settings are environment variables. An empty variable counts as unset. `hokusai config` prints the values in effect, \
+         secrets masked. What a command needs and does not find is an error that names the variable; nothing falls back to a stand-in.\n",
+    );
+    for section in Section::ALL {
+        write!(page, "\n## {}\n\n| variable | default | meaning |\n|---|---|---|\n", section.title())
+            .expect("writing to a String cannot fail");
+        for variable in VARIABLES.iter().filter(|variable| variable.section == section) {
+            let secret = if variable.secret == Secrecy::Secret { " *Secret.*" } else { "" };
+            writeln!(page, "| `{}` | {} | {}{secret} |", variable.name, variable.default, variable.meaning)
+                .expect("writing to a String cannot fail");
+        }
+    }
+    page
+}

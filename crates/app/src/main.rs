@@ -1,0 +1,4 @@
+//! `hokusai`: carries a machine-learning model to its token, exactly once.
+mod config;
+
+fn main() {}
