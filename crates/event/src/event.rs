@@ -234,3 +234,16 @@ fn complete_improvement(stated: &mut Option<f64>, direction: MetricDirection, ba
         }
     }
 }
+
+/// Each payload is an event.
+macro_rules! into_event {
+    ($($payload:ident)*) => {
+        $(impl From<$payload> for Event {
+            fn from(payload: $payload) -> Self {
+                Self::$payload(payload)
+            }
+        })*
+    };
+}
+
+into_event!(ModelReadyToDeploy ModelRegistered ModelValidationFailed ModelDeployed MetricImproved);

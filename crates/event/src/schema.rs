@@ -16,6 +16,9 @@ use crate::timestamp;
 /// Control characters and line separators, as a character class's inside.
 const UNPRINTABLE: &str = r"\u0000-\u001f\u007f-\u009f\u2028\u2029";
 
+/// What is printable and yet blank, spelt out because validators disagree about `\s`.
+const BLANK: &str = r" \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\ufeff";
+
 /// The schema of a whole message of this type, payload included.
 pub fn schema(message_type: MessageType) -> Value {
     let mut envelope = object(ENVELOPE_FIELDS);
@@ -93,6 +96,6 @@ fn of_kind(kind: Kind) -> Value {
 
 /// Printable text with at least one character that is not blank.
 fn text(max: usize) -> Value {
-    let pattern = format!(r"^[^{UNPRINTABLE}]*[^\s{UNPRINTABLE}][^{UNPRINTABLE}]*$");
+    let pattern = format!(r"^[^{UNPRINTABLE}]*[^{BLANK}{UNPRINTABLE}][^{UNPRINTABLE}]*$");
     json!({"type": "string", "maxLength": max, "pattern": pattern})
 }
