@@ -1,0 +1,229 @@
+//! The consumer's loop: what happens goes to the desk, what the desk decides is carried out here.
+
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Consumer, Handler, Status, Summary, Verdict,
+    attempt::attempt,
+    desk::{Away, Desk},
+    settlement::{Settlement, settle},
+};
+use crate::{ConsumerConfig, Error, Move, Queue, Settled, Taken};
+
+/// How long one wait for a first message lasts at most, because a shutdown lets it finish.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Settlements under way at once; more steps gather meanwhile and go together.
+const SETTLEMENTS: usize = 4;
+
+pub(super) async fn run(consumer: Consumer, handler: Arc<dyn Handler>, shutdown: CancellationToken) -> Result<Summary, Error> {
+    let Consumer { queue, config, verdicts, status, holder: _holder } = consumer;
+    let mut run = Run {
+        desk: Desk::new(config.clone(), queue.name(), Instant::now()),
+        queue,
+        handler,
+        config,
+        verdicts,
+        status,
+        stop: shutdown.child_token(),
+        running: FuturesUnordered::new(),
+        settling: FuturesUnordered::new(),
+        taking: None,
+        extending: None,
+        summary: Summary::default(),
+        fatal: None,
+    };
+    while !run.advance() {
+        let event = run.next_event().await;
+        run.on(event);
+    }
+    run.status.send_replace(Status::Stopped);
+    run.fatal.map_or(Ok(run.summary), Err)
+}
+
+struct Run {
+    queue: Arc<dyn Queue>,
+    handler: Arc<dyn Handler>,
+    config: ConsumerConfig,
+    verdicts: mpsc::UnboundedReceiver<(Bytes, Verdict)>,
+    status: watch::Sender<Status>,
+    /// Cancelled by the caller's shutdown, by the limit, or by an error.
+    stop: CancellationToken,
+    desk: Desk,
+    running: FuturesUnordered<BoxFuture<'static, (usize, Verdict)>>,
+    settling: FuturesUnordered<BoxFuture<'static, Settlement>>,
+    taking: Option<BoxFuture<'static, (Vec<Bytes>, Result<Taken, Error>)>>,
+    extending: Option<BoxFuture<'static, (Vec<Bytes>, Result<Vec<Settled>, Error>)>>,
+    summary: Summary,
+    fatal: Option<Error>,
+}
+
+enum Event {
+    Stop,
+    Handled(usize, Verdict),
+    Took(Vec<Bytes>, Result<Taken, Error>),
+    Settled(Settlement),
+    Extended(Vec<Bytes>, Result<Vec<Settled>, Error>),
+    Verdict(Bytes, Verdict),
+    Time,
+}
+
+impl Run {
+    /// Starts whatever can be started now. True when all is over.
+    fn advance(&mut self) -> bool {
+        let now = Instant::now();
+        if self.desk.limit_reached() {
+            self.stop.cancel();
+        }
+        if self.stop.is_cancelled() && !self.desk.is_stopping() {
+            self.desk.stop();
+        }
+        self.extend(now);
+        self.start(now);
+        self.take(now);
+        self.desk.flush_acks(now);
+        if !self.desk.steps.is_empty() && self.settling.len() < SETTLEMENTS {
+            let steps = std::mem::take(&mut self.desk.steps);
+            self.settling.push(settle(self.queue.clone(), self.handler.clone(), steps, self.stop.clone()).boxed());
+        }
+        let status = self.desk.status();
+        self.status.send_if_modified(|current| {
+            let changed = *current != status;
+            *current = status;
+            changed
+        });
+        self.desk.is_stopping() && self.desk.is_empty() && self.taking.is_none() && self.settling.is_empty()
+    }
+
+    fn start(&mut self, now: Instant) {
+        while let Some((slot, delivery)) = self.desk.next(self.settling.is_empty() && self.taking.is_none(), now) {
+            let work = attempt(self.handler.clone(), delivery, self.config.handler_timeout);
+            self.running.push(work.map(move |verdict| (slot, verdict)).boxed());
+        }
+    }
+
+    fn take(&mut self, now: Instant) {
+        let wanted = if self.taking.is_none() { self.desk.wanted(now) } else { 0 };
+        if wanted == 0 {
+            return;
+        }
+        let (queue, acks, wait) = (self.queue.clone(), self.desk.take_acks(), self.config.wait.min(LONGEST_WAIT));
+        self.taking = Some(
+            async move {
+                let taken = queue.take(wanted, wait, &acks).await;
+                (acks, taken)
+            }
+            .boxed(),
+        );
+    }
+
+    fn extend(&mut self, now: Instant) {
+        let due = if self.extending.is_none() { self.desk.look_after(now) } else { vec![] };
+        if due.is_empty() {
+            return;
+        }
+        let (queue, lease) = (self.queue.clone(), self.config.lease);
+        self.extending = Some(
+            async move {
+                let moves: Vec<Move> = due.iter().map(|entry| Move::Extend { entry: entry.clone(), lease }).collect();
+                let answers = queue.settle(&moves).await;
+                (due, answers)
+            }
+            .boxed(),
+        );
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let wake_at = self.desk.wake_at();
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled(), if !self.desk.is_stopping() => Event::Stop,
+            Some((slot, verdict)) = self.running.next(), if !self.running.is_empty() => Event::Handled(slot, verdict),
+            (acks, taken) = when(&mut self.taking) => Event::Took(acks, taken),
+            Some(settlement) = self.settling.next(), if !self.settling.is_empty() => Event::Settled(settlement),
+            (entries, answers) = when(&mut self.extending) => Event::Extended(entries, answers),
+            Some((entry, verdict)) = self.verdicts.recv() => Event::Verdict(entry, verdict),
+            () = tokio::time::sleep_until(wake_at.into()) => Event::Time,
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Stop | Event::Time => {}
+            Event::Handled(slot, verdict) => self.desk.conclude(slot, verdict, now),
+            Event::Took(acks, taken) => self.took(acks, taken, now),
+            Event::Settled(settlement) => self.settled(settlement),
+            Event::Extended(entries, answers) => self.extended(&entries, answers),
+            Event::Verdict(entry, verdict) => self.desk.settle(entry, verdict, now),
+        }
+    }
+
+    fn took(&mut self, acks: Vec<Bytes>, taken: Result<Taken, Error>, now: Instant) {
+        match taken {
+            Ok(taken) => {
+                self.desk.queue_answered();
+                let done = taken.acked.iter().filter(|answer| **answer == Settled::Done).count() as u64;
+                self.summary.done += done;
+                self.summary.lost += taken.acked.len() as u64 - done;
+                self.desk.receive(taken.entries, now);
+            }
+            Err(error) => {
+                self.desk.return_acks(acks, now);
+                if error.is_outage() {
+                    self.desk.pause(Away::Queue, error.to_string(), now);
+                } else {
+                    self.fail(error);
+                }
+            }
+        }
+    }
+
+    fn settled(&mut self, settlement: Settlement) {
+        let Settlement { summary, failed } = settlement;
+        self.summary.done += summary.done;
+        self.summary.retried += summary.retried;
+        self.summary.dead += summary.dead;
+        self.summary.released += summary.released;
+        self.summary.lost += summary.lost;
+        match failed {
+            Some(error) if error.is_outage() => tracing::warn!(%error, "stopped with entries unsettled; the reaper will find them"),
+            Some(error) => self.fail(error),
+            None => {}
+        }
+    }
+
+    fn extended(&mut self, entries: &[Bytes], answers: Result<Vec<Settled>, Error>) {
+        match answers {
+            Ok(answers) => {
+                let gone = entries.iter().zip(answers).filter(|(_, answer)| *answer == Settled::NotYours);
+                self.summary.lost += gone.filter(|(entry, _)| self.desk.lose(entry)).count() as u64;
+            }
+            // The lease has two thirds left, and the next round comes in a third.
+            Err(error) => tracing::debug!(%error, "leases could not be extended"),
+        }
+    }
+
+    /// What waiting does not cure ends the run, after what is running has finished.
+    fn fail(&mut self, error: Error) {
+        tracing::error!(%error, "the queue cannot be used");
+        self.fatal.get_or_insert(error);
+        self.stop.cancel();
+    }
+}
+
+/// The future's output when it is done, and never if there is none. Dropping this loses nothing.
+async fn when<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
+    let Some(future) = slot else { return pending().await };
+    let output = future.await;
+    *slot = None;
+    output
+}

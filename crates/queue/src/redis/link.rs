@@ -1,0 +1,207 @@
+//! The connections to one Redis, and the meaning of its errors.
+//!
+//! One connection carries every command that answers at once. A command that blocks stalls whatever follows it on the
+//! same connection, so each gets one of its own, kept for the next. A connection on which anything went wrong is
+//! dropped, a response that did not come in time included, and the next command makes a new one: that is how a link
+//! that died in silence heals, and how a failover is followed to the new primary.
+
+use std::{error::Error as StdError, fmt, io, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection,
+};
+use tokio::sync::Mutex;
+
+use crate::{ConfigError, Error, redis::RedisSettings};
+
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command may take to answer. A blocking one may take as much longer as it was told to block.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Blocking connections kept for the next blocking command.
+const IDLE_CONNECTIONS: usize = 8;
+
+pub(super) struct Link {
+    client: Client,
+    address: String,
+    shared: Mutex<Shared>,
+    idle: Mutex<Vec<MultiplexedConnection>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Counts connections made, so that an error discards the connection it happened on and not its successor.
+    generation: u64,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Link").field(&self.address).finish()
+    }
+}
+
+impl Link {
+    pub(super) fn new(settings: &RedisSettings) -> Result<Self, Error> {
+        let address = settings.to_string();
+        let client = settings.client().map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
+        Ok(Self { client, address, shared: Mutex::default(), idle: Mutex::default() })
+    }
+
+    /// Sends the commands in one go. A command's own error is its own answer.
+    pub(super) async fn send(&self, pipeline: &mut Pipeline) -> Result<Vec<RedisResult<Value>>, Error> {
+        let (generation, mut connection) = self.connection().await?;
+        match pipeline.ignore_errors().query_async::<Vec<RedisResult<Value>>>(&mut connection).await {
+            Ok(answers) => {
+                if answers.iter().any(|answer| answer.as_ref().is_err_and(is_misplaced)) {
+                    self.discard(generation).await;
+                }
+                Ok(answers)
+            }
+            Err(error) => {
+                self.discard(generation).await;
+                Err(self.classify(error))
+            }
+        }
+    }
+
+    /// Sends one command that may block for up to `wait`.
+    pub(super) async fn block(&self, command: &Cmd, wait: Duration) -> Result<Value, Error> {
+        let idle = self.idle.lock().await.pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        connection.set_response_timeout(wait + RESPONSE_TIMEOUT);
+        match command.query_async::<Value>(&mut connection).await {
+            Ok(value) => {
+                let mut idle = self.idle.lock().await;
+                if idle.len() < IDLE_CONNECTIONS {
+                    idle.push(connection);
+                }
+                Ok(value)
+            }
+            Err(error) => {
+                // What ended this one has most likely ended the others.
+                self.idle.lock().await.clear();
+                Err(self.classify(error))
+            }
+        }
+    }
+
+    async fn connection(&self) -> Result<(u64, MultiplexedConnection), Error> {
+        let mut shared = self.shared.lock().await;
+        if let Some(connection) = &shared.connection {
+            return Ok((shared.generation, connection.clone()));
+        }
+        let connection = self.connect().await?;
+        shared.generation += 1;
+        shared.connection = Some(connection.clone());
+        Ok((shared.generation, connection))
+    }
+
+    async fn discard(&self, generation: u64) {
+        let mut shared = self.shared.lock().await;
+        if shared.generation == generation {
+            shared.connection = None;
+        }
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, Error> {
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECTION_TIMEOUT)).set_response_timeout(Some(RESPONSE_TIMEOUT));
+        self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| self.classify(error))
+    }
+
+    pub(super) fn classify(&self, error: RedisError) -> Error {
+        let address = self.address.clone();
+        match kind_of(&error) {
+            Class::Outage => Error::Unavailable { address, source: error.into() },
+            Class::Denied => Error::Denied { address, source: error.into() },
+            Class::Misconfigured(advice) => Error::Misconfigured { address, source: error.into(), advice },
+            Class::Defect => Error::Rejected { address, source: error.into() },
+        }
+    }
+
+    /// An answer of a shape that the command cannot have.
+    pub(super) fn unexpected(&self, answer: &Value) -> Error {
+        let kind = match answer {
+            Value::Nil => "nil",
+            Value::Int(_) => "a number",
+            Value::BulkString(_) | Value::SimpleString(_) => "a string",
+            Value::Array(_) => "an array",
+            _ => "something else",
+        };
+        let error = RedisError::from((ErrorKind::UnexpectedReturnType, "an answer of the wrong type", kind.to_owned()));
+        Error::Rejected { address: self.address.clone(), source: error.into() }
+    }
+}
+
+/// The server answers, but is not the one to talk to any more.
+fn is_misplaced(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Class {
+    Outage,
+    Denied,
+    Misconfigured(&'static str),
+    Defect,
+}
+
+const TLS_ADVICE: &str = "check that the address speaks TLS (rediss://) and that its certificate is valid for the host; REDIS_SSL_CERT_REQS decides whether it is checked";
+const CLUSTER_ADVICE: &str =
+    "in Redis Cluster write the queue's name with a hash tag, as in {hokusai}:model_ready_queue, and address the node that holds it";
+const TYPE_ADVICE: &str = "a key of this queue's name holds something else than a queue; choose another MESSAGE_QUEUE_NAME";
+
+fn kind_of(error: &RedisError) -> Class {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => Class::Denied,
+        ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => Class::Misconfigured("check the address"),
+        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot) => {
+            Class::Misconfigured(CLUSTER_ADVICE)
+        }
+        ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::ExecAbort) => of_response(error),
+        ErrorKind::Extension => of_code(error),
+        ErrorKind::Io | ErrorKind::Client if is_tls(error) => Class::Misconfigured(TLS_ADVICE),
+        ErrorKind::UnexpectedReturnType => Class::Defect,
+        _ => Class::Outage,
+    }
+}
+
+/// Codes that the client library does not know by name.
+fn of_code(error: &RedisError) -> Class {
+    match error.code().unwrap_or_default() {
+        "NOAUTH" | "WRONGPASS" => Class::Denied,
+        "WRONGTYPE" => Class::Misconfigured(TYPE_ADVICE),
+        // OOM, MISCONF (cannot persist), BUSY (a script runs), LOADING, NOREPLICAS and the like pass.
+        _ => Class::Outage,
+    }
+}
+
+fn of_response(error: &RedisError) -> Class {
+    let text = error.to_string();
+    if text.contains("unknown command") {
+        Class::Misconfigured("the queue needs Redis 6.2 or later, with LMOVE and scripts allowed")
+    } else if text.contains("WRONGTYPE") {
+        Class::Misconfigured(TYPE_ADVICE)
+    } else if text.contains("OOM") || text.contains("MISCONF") || text.contains("READONLY") {
+        Class::Outage
+    } else if text.contains("NOPERM") || text.contains("permission") || text.contains("invalid password") {
+        Class::Denied
+    } else {
+        Class::Defect
+    }
+}
+
+fn is_tls(error: &RedisError) -> bool {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(cause) = source {
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}

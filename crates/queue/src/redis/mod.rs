@@ -1,0 +1,548 @@
+//! The queue on Redis lists, beside whoever else uses them.
+//!
+//! For a queue `Q`, three lists belong to the outside world and hold nothing but messages and dead-letter entries:
+//!
+//! | key | type | holds | who writes it |
+//! |---|---|---|---|
+//! | `Q` | list | main; pushed at the left, taken from the right | everybody |
+//! | `Q:processing` | list | taken, not finished; pushed at the left | everybody |
+//! | `Q:dlq` | list | dead-letter entries; pushed at the left | everybody |
+//! | `Q:delayed` | zset | retries by the time they are due | `retry`, `promote` |
+//! | `Q:leases` | zset | the bytes of entries in processing by the time their lease runs out; `+inf` for orphans | `extend`, `lease`, `meet`, `open_pass` |
+//! | `Q:cursor` | hash | position of each relay source | `relay` |
+//! | `Q:reaper` | hash | `met`: first meeting, `pass`: last pass, `walk`: where it goes on | `meet`, `open_pass`, `lease` |
+//!
+//! Invariants:
+//!
+//! - Every arrow is one command or one script. The hot path is pipelined: LMOVE to take, LREM to acknowledge.
+//! - A take writes no lease. The reaper gives one to whatever it sees without, which is also what finds the entries of
+//!   foreign consumers, and those of a take whose reply was lost.
+//! - Times are the server's own.
+
+mod link;
+mod scripts;
+mod settings;
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::{Cmd, ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
+pub use settings::{CertificateCheck, RedisSettings};
+
+use self::link::Link;
+use crate::{Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken};
+
+/// Entries asked for when the queue was empty a moment ago; a fruitless LMOVE costs the server as much as a fruitful one.
+const MODEST_TAKE: usize = 8;
+/// Entries one call of `lease` looks at, and calls in one pass: together the bound on a pass's walk over processing.
+const STRETCH: usize = 128;
+const STRETCHES: usize = 400;
+/// Bytes of expired entries listed by one pass.
+const EXPIRED_BYTES: usize = 8 << 20;
+/// Entries pushed by one LPUSH.
+const PUSH: usize = 1000;
+/// Extensions made by one call of the script.
+const EXTENSIONS: usize = 64;
+
+/// A queue on Redis 6.2 or later, or on Valkey.
+#[derive(Debug)]
+pub struct RedisQueue {
+    name: String,
+    keys: Keys,
+    link: Link,
+    /// Whether this queue was met before, so that only the first take has to ask.
+    met: AtomicBool,
+    /// Taken and not yet settled through this handle.
+    in_hand: AtomicI64,
+    /// The length of main after the last take.
+    waiting: AtomicI64,
+    /// The length of processing after the last take.
+    processing: AtomicI64,
+}
+
+#[derive(Debug)]
+struct Keys {
+    main: String,
+    processing: String,
+    dlq: String,
+    delayed: String,
+    leases: String,
+    cursor: String,
+    reaper: String,
+}
+
+impl Keys {
+    fn new(name: &str) -> Self {
+        let key = |suffix| format!("{name}:{suffix}");
+        Self {
+            main: name.to_owned(),
+            processing: key("processing"),
+            dlq: key("dlq"),
+            delayed: key("delayed"),
+            leases: key("leases"),
+            cursor: key("cursor"),
+            reaper: key("reaper"),
+        }
+    }
+}
+
+impl RedisQueue {
+    /// Connects, and fails if the server cannot be reached or does not admit us.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`], [`Error::Denied`], [`Error::Misconfigured`].
+    pub async fn connect(settings: &RedisSettings, name: &str) -> Result<Self, Error> {
+        let queue = Self::lazy(settings, name)?;
+        queue.stats().await?;
+        Ok(queue)
+    }
+
+    /// Connects when first used: for a service that must start while Redis is away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the settings cannot be used at all.
+    pub fn lazy(settings: &RedisSettings, name: &str) -> Result<Self, Error> {
+        Ok(Self {
+            name: name.to_owned(),
+            keys: Keys::new(name),
+            link: Link::new(settings)?,
+            met: AtomicBool::new(false),
+            in_hand: AtomicI64::new(0),
+            waiting: AtomicI64::new(0),
+            processing: AtomicI64::new(0),
+        })
+    }
+
+    /// Sends commands in one go; scripts that the server has lost are loaded and called again.
+    async fn send(&self, commands: Vec<Cmd>) -> Result<Vec<RedisResult<Value>>, Error> {
+        let mut commands = pipeline(commands);
+        let mut answers = self.link.send(&mut commands).await?;
+        let lost: Vec<usize> = answers.iter().enumerate().filter(|(_, answer)| is_lost_script(answer)).map(|(at, _)| at).collect();
+        if !lost.is_empty() {
+            let mut again = Pipeline::new();
+            for source in scripts::SOURCES {
+                again.cmd("SCRIPT").arg("LOAD").arg(*source);
+            }
+            for at in &lost {
+                if let Some(command) = commands.cmd_iter().nth(*at) {
+                    again.add_command(command.clone());
+                }
+            }
+            let late = self.link.send(&mut again).await?.into_iter().skip(scripts::SOURCES.len());
+            for (at, answer) in lost.into_iter().zip(late) {
+                answers[at] = answer;
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn ask(&self, command: Cmd) -> Result<Value, Error> {
+        let answer = self.send(vec![command]).await?.pop().unwrap_or(Ok(Value::Nil));
+        answer.map_err(|error| self.link.classify(error))
+    }
+
+    fn number(&self, answer: &RedisResult<Value>) -> Result<i64, Error> {
+        match answer {
+            Ok(Value::Int(number)) => Ok(*number),
+            Ok(Value::BulkString(text)) => {
+                std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| self.link.unexpected(&Value::Nil))
+            }
+            Ok(other) => Err(self.link.unexpected(other)),
+            Err(error) => Err(self.link.classify(error.clone())),
+        }
+    }
+
+    fn entries(&self, answer: Value) -> Result<Vec<Bytes>, Error> {
+        let Value::Array(items) = answer else { return Err(self.link.unexpected(&answer)) };
+        items.into_iter().map(|item| bytes_of(item).ok_or_else(|| self.link.unexpected(&Value::Nil))).collect()
+    }
+
+    fn settled(&self, answer: &RedisResult<Value>) -> Result<Settled, Error> {
+        Ok(if self.number(answer)? > 0 { Settled::Done } else { Settled::NotYours })
+    }
+
+    /// Which end of processing LREM starts from. Everybody pushes at the head, so ours are together: at the tail, oldest
+    /// first, if there is little else; at the head if the tail is full of what others left there.
+    fn near_end(&self) -> i64 {
+        let foreign = self.processing.load(Ordering::Relaxed) - self.in_hand.load(Ordering::Relaxed).max(0);
+        if foreign > self.in_hand.load(Ordering::Relaxed).max(64) { 1 } else { -1 }
+    }
+
+    fn ack(&self, entry: &Bytes) -> Cmd {
+        let mut ack = cmd("LREM");
+        ack.arg(&self.keys.processing).arg(self.near_end()).arg(&entry[..]);
+        ack
+    }
+
+    /// The first meeting: see `meet.lua`. `own` are entries in processing that are known to be no orphans.
+    async fn meet(&self, own: &[Bytes]) -> Result<(), Error> {
+        let mut meet = scripts::call(&scripts::MEET, &[&self.keys.reaper, &self.keys.processing, &self.keys.leases]);
+        for entry in own {
+            meet.arg(&entry[..]);
+        }
+        let orphans = self.number(&Ok(self.ask(meet).await?))?;
+        if orphans > 0 {
+            tracing::warn!(
+                queue = self.name,
+                orphans,
+                "entries were left in processing before this queue was first met; they are kept there"
+            );
+        }
+        self.met.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Acks and takes in one round trip. The reaper's key is looked at too: if it is gone, Redis lost what it held, and
+    /// the queue is met again before anything in it can pass for an orphan.
+    async fn sweep(&self, max: usize, acks: &[Bytes]) -> Result<Taken, Error> {
+        let mut commands = Vec::with_capacity(acks.len() + max + 3);
+        commands.extend(acks.iter().map(|entry| self.ack(entry)));
+        for _ in 0..max {
+            let mut take = cmd("LMOVE");
+            take.arg(&self.keys.main).arg(&self.keys.processing).arg("RIGHT").arg("LEFT");
+            commands.push(take);
+        }
+        for key in [&self.keys.main, &self.keys.processing] {
+            let mut length = cmd("LLEN");
+            length.arg(key);
+            commands.push(length);
+        }
+        let mut exists = cmd("EXISTS");
+        exists.arg(&self.keys.reaper);
+        commands.push(exists);
+
+        let mut answers = self.link.send(&mut pipeline(commands)).await?.into_iter();
+        let acked: Vec<_> = answers.by_ref().take(acks.len()).collect();
+        let moved: Vec<_> = answers.by_ref().take(max).collect();
+        let mut entries = Vec::with_capacity(max);
+        let mut refused = None;
+        for answer in moved {
+            match answer {
+                Ok(value) => entries.extend(bytes_of(value)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        let acked = acked.iter().map(|answer| self.settled(answer)).collect::<Result<Vec<_>, _>>();
+        // What was taken must reach the caller; an ack that failed beside it is an ack lost, which redelivers at worst.
+        let acked = match (acked, refused) {
+            (_, Some(error)) if entries.is_empty() => return Err(self.link.classify(error)),
+            (Err(error), _) if entries.is_empty() => return Err(error),
+            (acked, _) => acked.unwrap_or_else(|_| vec![Settled::NotYours; acks.len()]),
+        };
+        self.note_taken(entries.len(), acks.len());
+        if let (Some(Ok(Value::Int(waiting))), Some(Ok(Value::Int(processing)))) = (answers.next(), answers.next()) {
+            self.waiting.store(waiting, Ordering::Relaxed);
+            self.processing.store(processing, Ordering::Relaxed);
+        }
+        if matches!(answers.next(), Some(Ok(Value::Int(0)))) {
+            self.meet(&entries).await.unwrap_or_else(|error| tracing::warn!(queue = self.name, %error, "the queue could not be met again"));
+        }
+        Ok(Taken { entries, acked })
+    }
+
+    fn note_taken(&self, taken: usize, settled: usize) {
+        #[expect(clippy::cast_possible_wrap, reason = "a batch is no longer than memory is large")]
+        let change = taken as i64 - settled as i64;
+        let before = self.in_hand.fetch_add(change, Ordering::Relaxed);
+        if before + change < 0 {
+            self.in_hand.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for one entry on a connection of its own.
+    async fn wait_for_one(&self, wait: Duration) -> Result<Option<Bytes>, Error> {
+        let mut take = cmd("BLMOVE");
+        take.arg(&self.keys.main).arg(&self.keys.processing).arg("RIGHT").arg("LEFT").arg(wait.as_secs_f64());
+        let entry = bytes_of(self.link.block(&take, wait).await?);
+        if entry.is_some() {
+            self.note_taken(1, 0);
+            // One came; more may be on their way.
+            self.waiting.store(1, Ordering::Relaxed);
+        }
+        Ok(entry)
+    }
+
+    fn command(&self, change: &Move) -> Cmd {
+        let Keys { main, processing, dlq, delayed, leases, .. } = &self.keys;
+        let end = self.near_end();
+        match change {
+            Move::Ack { entry } => {
+                let mut call = scripts::call(&scripts::ACK, &[processing, leases]);
+                call.arg(&entry[..]).arg(end);
+                call
+            }
+            Move::Extend { entry, lease } => {
+                let mut call = scripts::call(&scripts::EXTEND, &[processing, leases]);
+                call.arg(millis(*lease)).arg(&entry[..]);
+                call
+            }
+            Move::Retry { entry, with, after } => {
+                let mut call = scripts::call(&scripts::RETRY, &[processing, leases, main, delayed]);
+                call.arg(&entry[..]).arg(&with[..]).arg(millis(*after)).arg(end);
+                call
+            }
+            Move::Release { entry } => {
+                let mut call = scripts::call(&scripts::RELEASE, &[processing, leases, main]);
+                call.arg(&entry[..]).arg(end);
+                call
+            }
+            Move::DeadLetter { entry, with } => {
+                let mut call = scripts::call(&scripts::DEAD_LETTER, &[processing, leases, dlq]);
+                call.arg(&entry[..]).arg(&with[..]).arg(end);
+                call
+            }
+            Move::Expire { entry, with, to } => {
+                let target = if *to == State::Dlq { dlq } else { main };
+                let mut call = scripts::call(&scripts::EXPIRE, &[processing, leases, target]);
+                call.arg(&entry[..]).arg(&with[..]);
+                call
+            }
+            Move::Redrive { entry, with } => {
+                let mut call = scripts::call(&scripts::REDRIVE, &[dlq, main]);
+                call.arg(&entry[..]).arg(&with[..]);
+                call
+            }
+            Move::Discard { entry } => {
+                let mut discard = cmd("LREM");
+                discard.arg(dlq).arg(-1).arg(&entry[..]);
+                discard
+            }
+        }
+    }
+
+    /// Extensions by one lease, which usually come many at a time, in few calls.
+    async fn extend(&self, entries: &[&Bytes], lease: Duration) -> Result<Vec<Settled>, Error> {
+        let calls = entries.chunks(EXTENSIONS).map(|chunk| {
+            let mut call = scripts::call(&scripts::EXTEND, &[&self.keys.processing, &self.keys.leases]);
+            call.arg(millis(lease));
+            for entry in chunk {
+                call.arg(&entry[..]);
+            }
+            call
+        });
+        let mut settled = Vec::with_capacity(entries.len());
+        for answer in self.send(calls.collect()).await? {
+            match answer {
+                Ok(Value::Array(items)) => {
+                    for item in items {
+                        settled.push(self.settled(&Ok(item))?);
+                    }
+                }
+                Ok(other) => return Err(self.link.unexpected(&other)),
+                Err(error) => return Err(self.link.classify(error)),
+            }
+        }
+        Ok(settled)
+    }
+
+    async fn promote(&self, batch: usize) -> Result<u64, Error> {
+        let mut call = scripts::call(&scripts::PROMOTE, &[&self.keys.delayed, &self.keys.main]);
+        call.arg(batch);
+        Ok(unsigned(self.number(&Ok(self.ask(call).await?))?))
+    }
+
+    /// Walks over processing and leases what has none. Returns how many got one, and whether the walk was cut short.
+    async fn lease(&self, first_sight: Duration, from: i64) -> Result<(u64, bool), Error> {
+        let Keys { reaper, processing, leases, .. } = &self.keys;
+        let (mut leased, mut skip) = (0, usize::try_from(from).unwrap_or(0));
+        for _ in 0..STRETCHES {
+            let mut call = scripts::call(&scripts::LEASE, &[reaper, processing, leases]);
+            call.arg(millis(first_sight)).arg(skip).arg(STRETCH);
+            let answer = self.ask(call).await?;
+            let Value::Array(items) = &answer else { return Err(self.link.unexpected(&answer)) };
+            let [Value::Int(seen), Value::Int(given)] = items[..] else { return Err(self.link.unexpected(&answer)) };
+            leased += unsigned(given);
+            skip += STRETCH;
+            if unsigned(seen) < STRETCH as u64 {
+                return Ok((leased, false));
+            }
+        }
+        Ok((leased, true))
+    }
+
+    async fn list_expired(&self, survey: &mut Survey, batch: usize) -> Result<(), Error> {
+        let mut call = scripts::call(&scripts::EXPIRED, &[&self.keys.processing, &self.keys.leases]);
+        call.arg(batch).arg(EXPIRED_BYTES);
+        let answer = self.ask(call).await?;
+        let Value::Array(items) = answer else { return Err(self.link.unexpected(&answer)) };
+        let mut items = items.into_iter();
+        let [Some(Value::Int(purged)), Some(Value::Int(orphans)), Some(Value::Int(more))] = [items.next(), items.next(), items.next()]
+        else {
+            return Err(self.link.unexpected(&Value::Nil));
+        };
+        survey.purged = unsigned(purged);
+        survey.orphans = unsigned(orphans);
+        survey.more |= more == 1;
+        survey.expired = self.entries(Value::Array(items.collect()))?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Queue for RedisQueue {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn push(&self, entries: &[Bytes]) -> Result<(), Error> {
+        let commands: Vec<Cmd> = entries
+            .chunks(PUSH)
+            .map(|chunk| {
+                let mut push = cmd("LPUSH");
+                push.arg(&self.keys.main);
+                for entry in chunk {
+                    push.arg(&entry[..]);
+                }
+                push
+            })
+            .collect();
+        if commands.is_empty() {
+            return Ok(());
+        }
+        for answer in self.link.send(&mut pipeline(commands)).await? {
+            self.number(&answer)?;
+        }
+        Ok(())
+    }
+
+    async fn relay(&self, batch: RelayBatch<'_>) -> Result<Relayed, Error> {
+        let mut call = scripts::call(&scripts::RELAY, &[&self.keys.cursor, &self.keys.main]);
+        call.arg(batch.source).arg(batch.expected.map(|at| at.to_string()).unwrap_or_default()).arg(batch.next);
+        for entry in batch.entries {
+            call.arg(&entry[..]);
+        }
+        let answer = self.ask(call).await?;
+        let Value::Array(items) = &answer else { return Err(self.link.unexpected(&answer)) };
+        match &items[..] {
+            [Value::Int(1)] => Ok(Relayed::Moved),
+            [Value::Int(0)] | [Value::Int(0), Value::Nil] => Ok(Relayed::Refused { actual: None }),
+            [Value::Int(0), actual] => Ok(Relayed::Refused { actual: Some(self.number(&Ok(actual.clone()))?) }),
+            _ => Err(self.link.unexpected(&answer)),
+        }
+    }
+
+    async fn take(&self, max: usize, wait: Duration, acks: &[Bytes]) -> Result<Taken, Error> {
+        if !self.met.load(Ordering::Relaxed) {
+            self.meet(&[]).await?;
+        }
+        let was_empty = self.waiting.load(Ordering::Relaxed) == 0;
+        let mut taken = Taken::default();
+        if !acks.is_empty() || !was_empty || wait.is_zero() {
+            taken = self.sweep(if was_empty { max.min(MODEST_TAKE) } else { max }, acks).await?;
+        }
+        if taken.entries.is_empty() && max > 0 && !wait.is_zero() {
+            match self.wait_for_one(wait).await {
+                Ok(entry) => taken.entries.extend(entry),
+                // The acks are made and must be answered; the next take will meet the error again.
+                Err(error) if !acks.is_empty() => tracing::debug!(queue = self.name, %error, "waiting for an entry failed"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn settle(&self, moves: &[Move]) -> Result<Vec<Settled>, Error> {
+        if let [Move::Extend { lease, .. }, ..] = moves
+            && moves.iter().all(|change| matches!(change, Move::Extend { lease: other, .. } if other == lease))
+        {
+            let entries: Vec<&Bytes> = moves.iter().map(Move::entry).collect();
+            return self.extend(&entries, *lease).await;
+        }
+        let answers = if moves.is_empty() { vec![] } else { self.send(moves.iter().map(|change| self.command(change)).collect()).await? };
+        let mut settled = Vec::with_capacity(moves.len());
+        for (change, answer) in moves.iter().zip(answers) {
+            settled.push(match answer {
+                Ok(Value::Array(items)) if items.len() == 1 => self.settled(&Ok(items[0].clone()))?,
+                answer => self.settled(&answer)?,
+            });
+            if matches!(change, Move::Ack { .. } | Move::Retry { .. } | Move::Release { .. } | Move::DeadLetter { .. }) {
+                self.note_taken(0, 1);
+            }
+        }
+        Ok(settled)
+    }
+
+    async fn survey(&self, terms: &LeaseTerms) -> Result<Survey, Error> {
+        self.meet(&[]).await?;
+        let mut open = scripts::call(&scripts::OPEN_PASS, &[&self.keys.reaper, &self.keys.leases]);
+        open.arg(millis(terms.first_sight)).arg(millis(terms.outage_after)).arg(i32::from(terms.reap_orphans));
+        let answer = self.ask(open).await?;
+        let Value::Array(items) = answer else { return Err(self.link.unexpected(&answer)) };
+        let [renewed, walk] = &items[..] else { return Err(self.link.unexpected(&Value::Nil)) };
+        let (renewed, walk) = (self.number(&Ok(renewed.clone()))?, self.number(&Ok(walk.clone()))?);
+        let promoted = self.promote(terms.batch).await?;
+        let (leased, cut_short) = self.lease(terms.first_sight, walk).await?;
+        let more = promoted == terms.batch as u64 || cut_short;
+        let mut survey = Survey { promoted, leased, renewed: unsigned(renewed), more, ..Survey::default() };
+        self.list_expired(&mut survey, terms.batch).await?;
+        Ok(survey)
+    }
+
+    async fn peek(&self, state: State, offset: usize, limit: usize) -> Result<Vec<Bytes>, Error> {
+        if limit == 0 {
+            return Ok(vec![]);
+        }
+        if state == State::Delayed {
+            let mut range = cmd("ZRANGE");
+            range.arg(&self.keys.delayed).arg(offset).arg(offset.saturating_add(limit) - 1);
+            return self.entries(self.ask(range).await?);
+        }
+        let key = match state {
+            State::Processing => &self.keys.processing,
+            State::Dlq => &self.keys.dlq,
+            State::Main | State::Delayed => &self.keys.main,
+        };
+        let mut range = cmd("LRANGE");
+        range.arg(key).arg(format!("-{}", offset.saturating_add(limit))).arg(format!("-{}", offset + 1));
+        let mut entries = self.entries(self.ask(range).await?)?;
+        entries.reverse();
+        Ok(entries)
+    }
+
+    async fn stats(&self) -> Result<Stats, Error> {
+        let lengths = [("LLEN", &self.keys.main), ("LLEN", &self.keys.processing), ("ZCARD", &self.keys.delayed), ("LLEN", &self.keys.dlq)];
+        let commands = lengths.map(|(command, key)| {
+            let mut length = cmd(command);
+            length.arg(key);
+            length
+        });
+        let answers = self.send(commands.to_vec()).await?;
+        let numbers = answers.iter().map(|answer| self.number(answer).map(unsigned)).collect::<Result<Vec<u64>, _>>()?;
+        let [main, processing, delayed, dlq] = numbers[..] else { return Err(self.link.unexpected(&Value::Nil)) };
+        Ok(Stats { main, processing, delayed, dlq })
+    }
+}
+
+fn pipeline(commands: Vec<Cmd>) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(commands.len());
+    for command in commands {
+        pipeline.add_command(command);
+    }
+    pipeline
+}
+
+fn is_lost_script(answer: &RedisResult<Value>) -> bool {
+    answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+}
+
+fn bytes_of(value: Value) -> Option<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes.into()),
+        _ => None,
+    }
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// Whole milliseconds, rounded up: a short delay is not none.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).min(1 << 50)
+}

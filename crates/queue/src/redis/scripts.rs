@@ -1,0 +1,36 @@
+//! The Lua scripts, one state move each; each file's header says what it takes and answers.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Script, cmd};
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal),* $(,)?) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));)*
+        /// Every script's text, to load them again into a server that has lost them.
+        pub(super) const SOURCES: &[&str] = &[$(include_str!($file)),*];
+    };
+}
+
+scripts! {
+    ACK = "ack.lua",
+    RETRY = "retry.lua",
+    RELEASE = "release.lua",
+    DEAD_LETTER = "dead_letter.lua",
+    EXTEND = "extend.lua",
+    EXPIRE = "expire.lua",
+    REDRIVE = "redrive.lua",
+    RELAY = "relay.lua",
+    MEET = "meet.lua",
+    OPEN_PASS = "open_pass.lua",
+    LEASE = "lease.lua",
+    PROMOTE = "promote.lua",
+    EXPIRED = "expired.lua",
+}
+
+/// A call of the script; its arguments are appended with [`Cmd::arg`].
+pub(super) fn call(script: &Script, keys: &[&str]) -> Cmd {
+    let mut call = cmd("EVALSHA");
+    call.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    call
+}
