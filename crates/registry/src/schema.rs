@@ -1,0 +1,105 @@
+//! The registry's tables.
+//!
+//! - `source`: one row. The id that queues know this database by, and the last position given to an event.
+//! - `models`: the last version number given to each model; used only while no MLflow numbers the versions.
+//! - `intents`: one row for each (model name, run, artifact path, token), the identity of a registration. `source_key` is a
+//!   digest of the first three, which may be longer than an index entry may be. It names the version the identity
+//!   resolved to and the registration that holds it now; both are NULL while MLflow is still being asked.
+//! - `registrations`: what was answered, and how it went on. `document` is fixed when registering; `deployment` comes later.
+//! - `registration_history`: append-only, numbered for each registration.
+//! - `idempotency_keys`: which registration a caller's key was spent on, and for which content.
+//! - `outbox`: events with the exact bytes to publish. `position` is NULL until the relay gives one.
+//! - `subscriptions`: which event types go to which queue, from which position on.
+//! - `relay_progress`: for each queue the cursor it is known to hold, and the one push that may be under way.
+//! - `finished`: events that a queue's consumers are done with, never to be published there again.
+
+use hokusai_db::Migration;
+
+/// The registry's migrations, for [`hokusai_db::Database::migrate`].
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    room: "registry",
+    number: 1,
+    sql: "
+CREATE TABLE source (
+    one BIGINT PRIMARY KEY CHECK (one = 1),
+    id TEXT NOT NULL,
+    last_position BIGINT NOT NULL
+);
+CREATE TABLE models (
+    name TEXT PRIMARY KEY,
+    last_version BIGINT NOT NULL
+);
+CREATE TABLE intents (
+    source_key BYTEA NOT NULL,
+    token_key TEXT NOT NULL,
+    model_name TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    artifact_path TEXT NOT NULL,
+    model_version TEXT,
+    registration_id TEXT,
+    digest BYTEA,
+    created_ms BIGINT NOT NULL,
+    PRIMARY KEY (source_key, token_key)
+);
+CREATE TABLE registrations (
+    id TEXT PRIMARY KEY,
+    model_name TEXT NOT NULL,
+    model_version TEXT NOT NULL,
+    token_key TEXT NOT NULL,
+    status TEXT NOT NULL,
+    document TEXT NOT NULL,
+    deployment TEXT,
+    token_address TEXT,
+    transaction_hash TEXT,
+    superseded_by TEXT,
+    created_ms BIGINT NOT NULL,
+    updated_ms BIGINT NOT NULL
+);
+CREATE INDEX registrations_token ON registrations (token_key, id);
+CREATE INDEX registrations_version ON registrations (model_name, model_version);
+CREATE TABLE registration_history (
+    registration_id TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    at_ms BIGINT NOT NULL,
+    step TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    PRIMARY KEY (registration_id, number)
+);
+CREATE TABLE idempotency_keys (
+    key TEXT PRIMARY KEY,
+    digest BYTEA NOT NULL,
+    registration_id TEXT NOT NULL,
+    created_ms BIGINT NOT NULL
+);
+CREATE TABLE outbox (
+    message_id TEXT PRIMARY KEY,
+    message_type TEXT NOT NULL,
+    registration_id TEXT,
+    envelope BYTEA NOT NULL,
+    position BIGINT,
+    created_ms BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX outbox_position ON outbox (position);
+CREATE INDEX outbox_waiting ON outbox (created_ms, message_id) WHERE position IS NULL;
+CREATE TABLE subscriptions (
+    queue TEXT NOT NULL,
+    message_type TEXT NOT NULL,
+    start_position BIGINT NOT NULL,
+    is_default BIGINT NOT NULL,
+    created_ms BIGINT NOT NULL,
+    PRIMARY KEY (queue, message_type)
+);
+CREATE TABLE relay_progress (
+    queue TEXT PRIMARY KEY,
+    position BIGINT,
+    attempted BIGINT,
+    stopped TEXT,
+    rewinds BIGINT NOT NULL
+);
+CREATE TABLE finished (
+    message_id TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    at_ms BIGINT NOT NULL,
+    PRIMARY KEY (message_id, queue)
+)",
+}];
