@@ -1,0 +1,87 @@
+//! The ledger's tables.
+//!
+//! A slot's riders are the deployments that carry its (account, nonce); `item` is their place in the call. `alone` is set
+//! on a deployment whose batch failed as a whole: it is sent by itself from then on. Gas and fees are decimal text where 64
+//! bits may not hold them.
+
+use hokusai_db::Migration;
+
+/// The tables of the ledger.
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    room: "deploy",
+    number: 1,
+    sql: "
+CREATE TABLE deploy_deployments (
+    id TEXT NOT NULL PRIMARY KEY,
+    chain_id BIGINT NOT NULL,
+    registry TEXT NOT NULL,
+    symbol_key TEXT NOT NULL,
+    model_name TEXT NOT NULL,
+    model_version TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    request TEXT NOT NULL,
+    state TEXT NOT NULL,
+    alone BIGINT NOT NULL DEFAULT 0,
+    account TEXT,
+    nonce BIGINT,
+    item BIGINT,
+    token_address TEXT,
+    transaction_hash TEXT,
+    block_number BIGINT,
+    gas_used BIGINT,
+    fee_wei TEXT,
+    outcome TEXT,
+    reason TEXT,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    settled_at BIGINT,
+    UNIQUE (chain_id, registry, symbol_key, model_name, model_version)
+);
+CREATE INDEX deploy_deployments_by_state ON deploy_deployments (state, created_at, id);
+CREATE INDEX deploy_deployments_by_slot ON deploy_deployments (chain_id, account, nonce);
+CREATE INDEX deploy_deployments_by_symbol ON deploy_deployments (symbol_key, created_at, id);
+CREATE TABLE deploy_messages (
+    message_id TEXT NOT NULL,
+    deployment_id TEXT NOT NULL REFERENCES deploy_deployments (id),
+    PRIMARY KEY (message_id, deployment_id)
+);
+CREATE INDEX deploy_messages_by_deployment ON deploy_messages (deployment_id);
+CREATE TABLE deploy_slots (
+    chain_id BIGINT NOT NULL,
+    account TEXT NOT NULL,
+    nonce BIGINT NOT NULL,
+    registry TEXT NOT NULL,
+    state TEXT NOT NULL,
+    included_hash TEXT,
+    block_number BIGINT,
+    block_hash TEXT,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (chain_id, account, nonce)
+);
+CREATE INDEX deploy_slots_by_state ON deploy_slots (chain_id, account, state, updated_at);
+CREATE TABLE deploy_attempts (
+    chain_id BIGINT NOT NULL,
+    account TEXT NOT NULL,
+    nonce BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    purpose TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE,
+    raw BYTEA NOT NULL,
+    gas_limit BIGINT NOT NULL,
+    max_fee_wei TEXT NOT NULL,
+    tip_wei TEXT NOT NULL,
+    signed_at BIGINT NOT NULL,
+    sent_at BIGINT,
+    PRIMARY KEY (chain_id, account, nonce, number),
+    FOREIGN KEY (chain_id, account, nonce) REFERENCES deploy_slots (chain_id, account, nonce)
+);
+CREATE TABLE deploy_leases (
+    chain_id BIGINT NOT NULL,
+    account TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    fence BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    PRIMARY KEY (chain_id, account)
+)",
+}];

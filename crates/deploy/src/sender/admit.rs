@@ -1,0 +1,276 @@
+//! Planned deployments: those that are on the chain already are final, the rest go together into one transaction.
+//!
+//! Before anything is signed: the chain is asked whether it is already true, the call is estimated, the fee and the
+//! balance are checked, and holes before the next nonce are filled. A call that would revert as a whole is split.
+
+use std::time::Duration;
+
+use alloy::{
+    primitives::{Bytes, TxKind, U256},
+    sol_types::SolCall,
+};
+
+use super::{Sender, attend::Call, fees::Offer};
+use crate::{
+    chain::ChainView,
+    deployment::{Admission, Outage, Sight, SlotState, admit},
+    error::Error,
+    ledger::{
+        Deployment, DeploymentRow, now_ms,
+        slots::{Fate, Purpose},
+    },
+    rpc::At,
+    rpc_error::RpcError,
+    token::{MAX_ITEMS, Revert, TokenRequest, calldata, contract::IModelTokenRegistry::tokenOfCall, fit, read_revert},
+};
+
+/// How many waiting deployments are looked at in one turn.
+pub(super) const LOOK_AHEAD: usize = MAX_ITEMS;
+/// The most gas one transaction may have (EIP-7825).
+const TRANSACTION_GAS_CAP: u64 = 16_777_216;
+/// How many holes before the next nonce are filled in one turn.
+const HOLES_PER_TURN: usize = 16;
+
+/// What admission did.
+pub(super) struct Admitted {
+    /// Whether the ledger changed.
+    pub(super) moved: bool,
+    /// How many deployments still wait.
+    pub(super) waiting: usize,
+    /// How long to wait for company, if that is all there is to wait for.
+    pub(super) rest: Option<Duration>,
+}
+
+/// The batch as it will be signed.
+struct Ready {
+    riders: Vec<Deployment>,
+    call: Call,
+}
+
+/// What the estimate says.
+enum Estimate {
+    Ready(Ready),
+    /// These fates change what to estimate; start again in the next turn.
+    Changed(Vec<(DeploymentRow, Fate)>),
+}
+
+impl Sender {
+    pub(super) async fn admit(&mut self, waiting: Vec<DeploymentRow>, view: &ChainView, now_ms: i64) -> Result<Admitted, Error> {
+        let count = waiting.len();
+        let unmoved = |rest| Admitted { moved: false, waiting: count, rest };
+        let Some(oldest) = waiting.iter().map(|row| row.deployment.created_at_ms).min() else {
+            return Ok(unmoved(None));
+        };
+        let window_ms = i64::try_from(self.config.batch_window.as_millis()).unwrap_or(i64::MAX);
+        let left_ms = oldest.saturating_add(window_ms) - now_ms;
+        if left_ms > 0 && count < MAX_ITEMS {
+            return Ok(unmoved(Some(Duration::from_millis(left_ms.unsigned_abs()).min(self.config.batch_window))));
+        }
+        let in_flight = self.open().iter().filter(|slot| slot.state != SlotState::Included).count();
+        if in_flight >= self.config.max_in_flight {
+            return Ok(unmoved(None));
+        }
+        let (found, absent) = self.sift(waiting, view).await?;
+        let mut moved = !found.is_empty();
+        let settled = found.len();
+        self.ledger.settle_waiting(self.fence()?, found, now_ms).await?;
+        if !absent.is_empty() {
+            moved |= self.take(absent, view).await?;
+        }
+        Ok(Admitted { moved, waiting: count - settled, rest: None })
+    }
+
+    /// Tells those that are on the chain at final depth from those that are not there at all.
+    async fn sift(&self, waiting: Vec<DeploymentRow>, view: &ChainView) -> Result<(Vec<(DeploymentRow, Fate)>, Vec<DeploymentRow>), Error> {
+        let sights = self.sights(&waiting, view).await?;
+        let (mut found, mut absent) = (Vec::new(), Vec::new());
+        for (row, sight) in waiting.into_iter().zip(sights) {
+            match admit(sight) {
+                Admission::Sign => absent.push(row),
+                Admission::Wait => {}
+                Admission::Finish => {
+                    let fate = Fate::Final(Box::new(self.found(&row.deployment, view).await?));
+                    found.push((row, fate));
+                }
+            }
+        }
+        Ok((found, absent))
+    }
+
+    /// How the chain sees each deployment.
+    pub(super) async fn sights(&self, rows: &[DeploymentRow], view: &ChainView) -> Result<Vec<Sight>, Error> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let recorded = self.version_numbers(rows, At::Number(view.head.number)).await?;
+        let deep = match view.final_number {
+            _ if !recorded.contains(&true) => vec![false; rows.len()],
+            Some(number) if number == view.head.number => recorded.clone(),
+            Some(number) => self.version_numbers(rows, At::Number(number)).await?,
+            None => vec![false; rows.len()],
+        };
+        let sight = |(recorded, deep): (bool, bool)| match (recorded, deep) {
+            (true, true) => Sight::Deep,
+            (false, false) => Sight::Absent,
+            _ => Sight::Shallow,
+        };
+        Ok(recorded.into_iter().zip(deep).map(sight).collect())
+    }
+
+    /// A deployment that is on the chain by a transaction the ledger does not hold. It cost us nothing; the block is the one
+    /// in which it was seen.
+    async fn found(&self, deployment: &Deployment, view: &ChainView) -> Result<Deployment, Error> {
+        let question = tokenOfCall { symbol: deployment.request.symbol.clone() }.abi_encode().into();
+        let answer = self.node.call(self.account(), self.ledger.registry, &question, At::Number(view.head.number)).await?;
+        let token_address = tokenOfCall::abi_decode_returns(&answer).unwrap_or(deployment.token_address);
+        Ok(Deployment {
+            token_address,
+            transaction_hash: None,
+            block_number: view.final_number,
+            gas_used: Some(0),
+            fee_wei: Some(U256::ZERO),
+            outcome: Some("already_recorded".to_owned()),
+            reason: None,
+            ..deployment.clone()
+        })
+    }
+
+    /// Takes what fits into one transaction, and sends it.
+    async fn take(&mut self, absent: Vec<DeploymentRow>, view: &ChainView) -> Result<bool, Error> {
+        let budget = TRANSACTION_GAS_CAP.min(view.head.gas_limit);
+        let ready = match self.estimate(company(absent, budget), budget).await? {
+            Estimate::Ready(ready) => ready,
+            Estimate::Changed(fates) => {
+                self.ledger.settle_waiting(self.fence()?, fates, now_ms()).await?;
+                return Ok(true);
+            }
+        };
+        let Some(offer) = self.offer(view).await? else {
+            let detail = format!(
+                "the base fee is {} wei per gas, the cap is {}; wait, or raise HOKUSAI_MAX_FEE_PER_GAS",
+                view.head.base_fee_wei.unwrap_or_default(),
+                self.config.fees.max_fee_per_gas_wei
+            );
+            return Err(Error::Outage { outage: Outage::FeeAboveCap, detail });
+        };
+        self.check_funds(ready.call.gas_limit, offer).await?;
+        let nonce = self.next_nonce(view, offer).await?;
+        let attempt = self.sign_attempt(nonce, 1, ready.call, offer).await?;
+        let slot = self.ledger.open_slot(self.fence()?, nonce, &attempt, &ready.riders, attempt.signed_at_ms).await?;
+        tracing::debug!(nonce, items = ready.riders.len(), hash = %attempt.hash, "signed");
+        self.remember(slot.clone());
+        self.send(slot, view).await?;
+        Ok(true)
+    }
+
+    /// Halves the batch until its estimate fits.
+    async fn estimate(&self, mut batch: Vec<DeploymentRow>, budget: u64) -> Result<Estimate, Error> {
+        loop {
+            let requests: Vec<TokenRequest> = batch.iter().map(|row| row.deployment.request.clone()).collect();
+            let input = match calldata(&requests) {
+                Ok(input) => input,
+                Err(unfit) => return Ok(Estimate::Changed(self.refuse_unfit(batch, &unfit.to_string()))),
+            };
+            let verdict = match self.node.estimate_gas(self.account(), Some(self.ledger.registry), &input).await {
+                Ok(gas) if padded(gas) <= budget => {
+                    let to = TxKind::Call(self.ledger.registry);
+                    let call = Call { purpose: Purpose::Register, to, input, gas_limit: padded(gas) };
+                    let riders = batch.into_iter().map(|row| row.deployment).collect();
+                    return Ok(Estimate::Ready(Ready { riders, call }));
+                }
+                Ok(gas) => format!("it needs {} gas, more than the {budget} a transaction may have", padded(gas)),
+                Err(RpcError::Reverted { message, data }) => {
+                    return self.after_revert(batch, message, data.as_ref()).map(Estimate::Changed);
+                }
+                // A node's own limit on gas, in whatever words: less may fit.
+                Err(error @ RpcError::Refused { .. }) if batch.len() == 1 => return Err(error.into()),
+                Err(RpcError::Refused { message, .. }) => message,
+                Err(error) => return Err(error.into()),
+            };
+            if batch.len() == 1 {
+                return Ok(Estimate::Changed(batch.into_iter().map(|row| (row, Fate::Refused(verdict.clone()))).collect()));
+            }
+            batch.truncate(batch.len() / 2);
+        }
+    }
+
+    /// A call that would revert. Pause and missing role are no request's fault; anything else is found by sending each alone.
+    fn after_revert(&self, batch: Vec<DeploymentRow>, message: String, data: Option<&Bytes>) -> Result<Vec<(DeploymentRow, Fate)>, Error> {
+        let revert = data.map(|data| read_revert(data));
+        let fate = match revert {
+            Some(Revert::Paused) => {
+                let detail = format!("the owner of the registry {} has paused it", self.ledger.registry);
+                return Err(Error::Outage { outage: Outage::RegistryPaused, detail });
+            }
+            Some(revert @ Revert::NotDeployer { .. }) => {
+                return Err(Error::Outage { outage: Outage::NotPermitted, detail: revert.to_string() });
+            }
+            _ if batch.len() > 1 => Fate::Planned { alone: true },
+            Some(Revert::Refused { reason }) => Fate::Refused(reason),
+            Some(revert) => Fate::Refused(revert.to_string()),
+            // The node keeps the reason to itself, so nothing permanent may follow.
+            None => return Err(Error::Outage { outage: Outage::NodeRefuses, detail: format!("the call would revert: {message}") }),
+        };
+        Ok(batch.into_iter().map(|row| (row, fate.clone())).collect())
+    }
+
+    /// Planning refuses what does not fit, so this concerns rows that an older version planned.
+    fn refuse_unfit(&self, batch: Vec<DeploymentRow>, problem: &str) -> Vec<(DeploymentRow, Fate)> {
+        let unfit = batch.into_iter().filter(|row| row.deployment.request.check().is_err());
+        unfit.map(|row| (row, Fate::Refused(problem.to_owned()))).collect()
+    }
+
+    /// Nodes take a transaction only if the account can pay its limit at its full price, beside those that wait already.
+    async fn check_funds(&self, gas_limit: u64, offer: Offer) -> Result<(), Error> {
+        let waiting = self.open().iter().filter(|slot| slot.state != SlotState::Included);
+        let reserved: U256 = waiting.map(|slot| U256::from(slot.latest().gas_limit) * U256::from(slot.latest().max_fee_wei)).sum();
+        let needed = reserved + U256::from(gas_limit) * U256::from(offer.max_fee_wei);
+        let balance = self.node.balance(self.account()).await?;
+        if balance >= needed {
+            return Ok(());
+        }
+        let detail = format!("{} has {balance} wei and needs {needed}; send it at least {} wei", self.account(), needed - balance);
+        Err(Error::Outage { outage: Outage::OutOfFunds, detail })
+    }
+
+    /// The nonce to sign next: above all that the chain and the ledger know. Holes below it would keep it waiting for ever, so
+    /// each is filled first.
+    async fn next_nonce(&mut self, view: &ChainView, offer: Offer) -> Result<u64, Error> {
+        let account = self.account();
+        let latest = self.node.next_nonce(account, At::Latest).await?;
+        let pending = self.node.next_nonce(account, At::Pending).await?.max(latest);
+        let held = self.ledger.nonces_from(account, latest).await?;
+        let next = held.last().map_or(pending, |last| pending.max(last + 1));
+        let holes = (pending..next).filter(|nonce| !held.contains(nonce)).take(HOLES_PER_TURN);
+        for nonce in holes.collect::<Vec<_>>() {
+            tracing::warn!(nonce, "filling a hole in the nonces");
+            let nothing = self.call_nothing().await?;
+            let attempt = self.sign_attempt(nonce, 1, nothing, offer).await?;
+            let slot = self.ledger.open_slot(self.fence()?, nonce, &attempt, &[], attempt.signed_at_ms).await?;
+            self.remember(slot.clone());
+            self.send(slot, view).await?;
+        }
+        let reopened = held.iter().any(|nonce| self.open().iter().all(|slot| slot.nonce != *nonce));
+        if let (true, Some(tenure)) = (reopened, &mut self.tenure) {
+            // The chain gave a settled nonce back: a deep reorganisation, or a node that lags. Looking again tells which.
+            tenure.recheck_at_ms = 0;
+        }
+        Ok(next)
+    }
+}
+
+/// The estimate with room for what changes until inclusion: another first version of the symbol, a colder state.
+fn padded(gas: u64) -> u64 {
+    gas.saturating_add(gas / 4).saturating_add(20_000)
+}
+
+/// Who goes together: the first alone if it must be, otherwise as many as fit of those that need not.
+fn company(waiting: Vec<DeploymentRow>, budget: u64) -> Vec<DeploymentRow> {
+    if waiting.first().is_some_and(|first| first.alone) {
+        return waiting.into_iter().take(1).collect();
+    }
+    let mut batch: Vec<DeploymentRow> = waiting.into_iter().filter(|row| !row.alone).collect();
+    let requests: Vec<TokenRequest> = batch.iter().map(|row| row.deployment.request.clone()).collect();
+    batch.truncate(fit(&requests, budget / 5 * 4));
+    batch
+}

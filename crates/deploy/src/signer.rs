@@ -1,0 +1,132 @@
+//! Keys that sign transactions.
+//!
+//! [`Signer`] asks for no more than a signature over a hash, which a key service can give without showing the key.
+//! [`LocalSigner`] holds a key in memory; it is wiped when dropped and never printed, and no error repeats what was given.
+
+use std::fmt;
+
+use alloy::{
+    consensus::{SignableTransaction, TxEip1559, TxEnvelope},
+    eips::Encodable2718,
+    primitives::{Address, B256, Signature},
+    signers::{SignerSync, local::PrivateKeySigner},
+};
+use async_trait::async_trait;
+use zeroize::Zeroizing;
+
+/// The account that deploys.
+#[async_trait]
+pub trait Signer: fmt::Debug + Send + Sync {
+    /// Its address.
+    fn address(&self) -> Address;
+
+    /// Its signature over a transaction's hash.
+    async fn sign_hash(&self, hash: &B256) -> Result<Signature, SignError>;
+}
+
+/// The key could not sign. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("the deployer key cannot sign: {0}")]
+pub struct SignError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// `DEPLOYER_PRIVATE_KEY` is no key. It says what is wrong and repeats nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadKey {
+    /// It has the wrong length.
+    #[error("a private key is 64 hexadecimal digits, with or without 0x before them; this text has {digits}")]
+    Length {
+        /// How many signs it has.
+        digits: usize,
+    },
+    /// It has signs that are no hexadecimal digits.
+    #[error("a private key is 64 hexadecimal digits, with or without 0x before them; this text has other signs among its 64")]
+    Digits,
+    /// The number is zero or not below the order of the curve.
+    #[error("this number is no private key of the curve secp256k1")]
+    Range,
+}
+
+/// A key held in memory.
+pub struct LocalSigner {
+    key: PrivateKeySigner,
+}
+
+impl LocalSigner {
+    /// Reads a key as in `DEPLOYER_PRIVATE_KEY`: hexadecimal, with or without `0x`.
+    pub fn from_hex(text: &str) -> Result<Self, BadKey> {
+        let text = text.trim();
+        let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+        let count = digits.chars().count();
+        if count != 64 {
+            return Err(BadKey::Length { digits: count });
+        }
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+            *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
+        }
+        PrivateKeySigner::from_slice(bytes.as_slice()).map(|key| Self { key }).map_err(|_| BadKey::Range)
+    }
+}
+
+fn hex_digit(digit: u8) -> Result<u8, BadKey> {
+    let value = char::from(digit).to_digit(16).ok_or(BadKey::Digits)?;
+    u8::try_from(value).map_err(|_| BadKey::Digits)
+}
+
+impl fmt::Debug for LocalSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalSigner({}, key hidden)", self.key.address())
+    }
+}
+
+#[async_trait]
+impl Signer for LocalSigner {
+    fn address(&self) -> Address {
+        self.key.address()
+    }
+
+    async fn sign_hash(&self, hash: &B256) -> Result<Signature, SignError> {
+        self.key.sign_hash_sync(hash).map_err(|error| SignError(error.into()))
+    }
+}
+
+/// A signed transaction as it is stored and sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SignedBytes {
+    pub(crate) hash: B256,
+    pub(crate) raw: Vec<u8>,
+}
+
+pub(crate) async fn sign(signer: &dyn Signer, transaction: TxEip1559) -> Result<SignedBytes, SignError> {
+    let signature = signer.sign_hash(&transaction.signature_hash()).await?;
+    let envelope = TxEnvelope::from(transaction.into_signed(signature));
+    Ok(SignedBytes { hash: *envelope.tx_hash(), raw: envelope.encoded_2718() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+
+    #[test]
+    fn a_key_is_read_with_and_without_its_prefix() {
+        for text in [KEY.to_owned(), format!("0x{KEY}"), format!(" 0X{}\n", KEY.to_uppercase())] {
+            let signer = LocalSigner::from_hex(&text).expect("a key");
+            assert_eq!(signer.address().to_string(), "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
+        }
+    }
+
+    #[test]
+    fn neither_an_error_nor_debug_shows_the_key() {
+        let bad = [KEY[1..].to_owned(), format!("0x{}zz", &KEY[2..]), "f".repeat(64), "0".repeat(64), String::new()];
+        for text in bad {
+            let error = LocalSigner::from_hex(&text).expect_err("no key");
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains(&KEY[2..10]) && !shown.contains("ffff"), "{shown}");
+        }
+        let shown = format!("{:?}", LocalSigner::from_hex(KEY).expect("a key"));
+        assert!(!shown.contains("ac09"), "{shown}");
+    }
+}
