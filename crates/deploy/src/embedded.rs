@@ -5,8 +5,8 @@
 //! transaction is executed and in a block as soon as it is accepted; those that wait together share a block. There is no
 //! background task: the caller who sends does the work.
 //!
-//! Data: blocks and the state at every height in memory ([`block`], [`state`]), what waits for a nonce or a fee in the
-//! [`pool`], and, with a store, the block [`log`] on disk.
+//! Data: blocks and the state at every height in memory (`block`, `state`), what waits for a nonce or a fee in the `pool`, and,
+//! with a store, the block `log` on disk.
 //!
 //! Invariants:
 //!
@@ -221,7 +221,7 @@ impl EmbeddedChain {
                 return Ok(());
             }
             let core = self.core.clone();
-            let now = jiff::Timestamp::now().as_second().cast_unsigned();
+            let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
             let built = tokio::task::spawn_blocking(move || core.build(now)).await.map_err(Error::Defect)?;
             let Some(candidate) = built else { return Ok(()) };
             if let Some(log) = &self.log {

@@ -126,6 +126,7 @@ impl EmbeddedChain {
             | "eth_getBlockByHash"
             | "eth_getBlockReceipts"
             | "eth_getTransactionByHash"
+            | "eth_getTransactionCount"
             | "eth_getTransactionReceipt" => {
                 self.finish_sending().await;
                 self.core.query(method, params)
