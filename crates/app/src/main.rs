@@ -1,4 +1,50 @@
 //! `hokusai`: carries a machine-learning model to its token, exactly once.
-mod config;
+//!
+//! Exit codes: 0 done, 1 failed (what is wrong is on standard error), 2 the command line cannot be read.
 
-fn main() {}
+mod api;
+mod assembly;
+mod chain_check;
+mod cli;
+mod client;
+mod config;
+mod demo;
+mod dev;
+mod http;
+mod messages;
+mod roles;
+mod rpc_server;
+mod server;
+mod tasks;
+mod telemetry;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Outcome},
+    config::Env,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("hokusai: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn start(cli: Cli) -> anyhow::Result<Outcome> {
+    let env = Env::new(|name| std::env::var(name).ok());
+    telemetry::start(&env, cli.default_log_level())?;
+    // One TLS implementation for Redis, PostgreSQL, HTTP and RPC.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| anyhow::anyhow!("a TLS provider was installed before ours; this is a defect"))?;
+    cli.run(&env).await
+}

@@ -1,11 +1,9 @@
 //! The chain and the account that deploys on it.
 
+use hokusai_deploy::{BadFinality, Finality};
 use url::Url;
 
 use super::env::{ConfigError, Env, Secret, missing, wrong};
-
-/// The deployer's private key.
-pub(crate) type DeployerKey = Secret;
 
 /// Everything about the chain that a worker needs, except the key.
 #[derive(Clone)]
@@ -13,17 +11,8 @@ pub(crate) struct ChainConfig {
     pub(crate) providers: Vec<Url>,
     pub(crate) registry: String,
     pub(crate) chain_id: Option<u64>,
-    pub(crate) confirmations: Option<Confirmations>,
+    pub(crate) finality: Option<Finality>,
     pub(crate) max_fee_per_gas_wei: u128,
-}
-
-/// When a transaction counts as final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Confirmations {
-    /// By the node's `finalized` block.
-    Finalized,
-    /// This many blocks on top.
-    Blocks(u64),
 }
 
 const NEEDED: &str = "name the JSON-RPC address of an EVM node (only `demo` and `dev` bring a chain of their own)";
@@ -36,7 +25,7 @@ impl ChainConfig {
             providers: Self::providers(env)?,
             registry,
             chain_id: Self::chain_id(env)?,
-            confirmations: Self::confirmations(env)?,
+            finality: Self::finality(env)?,
             max_fee_per_gas_wei: Self::max_fee_per_gas_wei(env)?,
         })
     }
@@ -53,7 +42,7 @@ impl ChainConfig {
         list.split(',').enumerate().map(parse).collect()
     }
 
-    pub(crate) fn deployer_key(env: &Env<'_>) -> Result<DeployerKey, ConfigError> {
+    pub(crate) fn deployer_key(env: &Env<'_>) -> Result<Secret, ConfigError> {
         env.secret("DEPLOYER_PRIVATE_KEY")
             .ok_or_else(|| missing("DEPLOYER_PRIVATE_KEY", "give the private key of the deployer account, 32 bytes in hex"))
     }
@@ -62,12 +51,9 @@ impl ChainConfig {
         env.text("HOKUSAI_CHAIN_ID").map(|_| env.number("HOKUSAI_CHAIN_ID", 0)).transpose()
     }
 
-    pub(crate) fn confirmations(env: &Env<'_>) -> Result<Option<Confirmations>, ConfigError> {
-        match env.text("HOKUSAI_CONFIRMATIONS").as_deref() {
-            None => Ok(None),
-            Some("finalized") => Ok(Some(Confirmations::Finalized)),
-            Some(_) => env.number("HOKUSAI_CONFIRMATIONS", 0).map(Confirmations::Blocks).map(Some),
-        }
+    pub(crate) fn finality(env: &Env<'_>) -> Result<Option<Finality>, ConfigError> {
+        const NAME: &str = "HOKUSAI_CONFIRMATIONS";
+        env.text(NAME).map(|text| text.parse().map_err(|error: BadFinality| wrong(NAME, error.to_string()))).transpose()
     }
 
     pub(crate) fn max_fee_per_gas_wei(env: &Env<'_>) -> Result<u128, ConfigError> {

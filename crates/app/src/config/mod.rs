@@ -12,12 +12,14 @@ mod server;
 mod storage;
 mod variables;
 
-pub(crate) use chain::{ChainConfig, DeployerKey};
+pub(crate) use chain::ChainConfig;
 pub(crate) use env::{ConfigError, Env, Secret};
-pub(crate) use queue::{QueueBackend, QueueConfig};
-pub(crate) use server::{LogFormat, RemoteApi, ServerConfig, log_format, log_level, remote_api};
-pub(crate) use storage::{data_dir, database_url, mlflow};
-pub(crate) use variables::{Section, VARIABLES, document};
+pub(crate) use queue::{QueueBackend, QueueConfig, RedisAddress, RedisConfig};
+pub(crate) use server::{LogFormat, ServerConfig, log_format, log_level, remote_api};
+pub(crate) use storage::{MlflowConfig, data_dir, database_url, mlflow};
+#[cfg(test)]
+pub(crate) use variables::document;
+pub(crate) use variables::VARIABLES;
 
 #[cfg(test)]
 mod tests;

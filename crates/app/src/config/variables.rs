@@ -1,7 +1,5 @@
 //! The one table of variables: what `hokusai config` shows and `docs/configuration.md` is generated from.
 
-use std::fmt::Write as _;
-
 /// How a value is shown to people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Secrecy {
@@ -23,10 +21,11 @@ pub(crate) enum Section {
     Log,
 }
 
+#[cfg(test)]
 impl Section {
     const ALL: [Self; 6] = [Self::Storage, Self::Queue, Self::Chain, Self::Mlflow, Self::Server, Self::Log];
 
-    pub(crate) fn title(self) -> &'static str {
+    fn title(self) -> &'static str {
         match self {
             Self::Storage => "Storage",
             Self::Queue => "Queue",
@@ -172,7 +171,9 @@ pub(crate) const VARIABLES: &[Variable] = &[
 ];
 
 /// `docs/configuration.md`.
+#[cfg(test)]
 pub(crate) fn document() -> String {
+    use std::fmt::Write as _;
     let mut page = String::from(
         "# Configuration\n\n<!-- Generated from the program's own table: UPDATE_DOCS=1 cargo test -p hokusai configuration_page -->\n\n\
          All settings are environment variables. An empty variable counts as unset. `hokusai config` prints the values in effect, \

@@ -1,0 +1,59 @@
+//! Joins the HTTP interface to the parts of a running process.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use hokusai_db::Database;
+use hokusai_registry::{Registrations, Subscriptions, mlflow::{Mlflow, MlflowClient, MlflowSettings}};
+use tokio::net::TcpListener;
+
+use crate::{
+    assembly,
+    config::{MlflowConfig, QueueConfig},
+    http::{self, Api, Carrier, ChainCheck},
+    server::Server,
+    tasks::Tasks,
+};
+
+/// What the handlers work with.
+pub(crate) fn assemble(
+    server: &Server,
+    db: Database,
+    queues: &assembly::Queues,
+    config: &QueueConfig,
+    chain: Option<Arc<dyn ChainCheck>>,
+) -> Api {
+    Api {
+        registrar: server.registrar.clone(),
+        registrations: Registrations::new(db.clone()),
+        subscriptions: Subscriptions::new(db.clone()),
+        database: db,
+        queues: http::Queues {
+            carrier: if queues.on_redis() { Carrier::Redis } else { Carrier::Local },
+            default: config.name.clone(),
+            others: vec![config.deployed_name.clone()],
+            opener: Arc::new(queues.clone()),
+        },
+        relay: Some(server.relay.clone()),
+        chain,
+        version: http::Version { version: env!("CARGO_PKG_VERSION"), commit: option_env!("HOKUSAI_COMMIT") },
+    }
+}
+
+/// Serves the API as one of the process's tasks.
+pub(crate) fn start(tasks: &mut Tasks, listener: TcpListener, api: Api) {
+    let shutdown = tasks.shutdown();
+    tasks.start("HTTP", async move { Ok(http::serve(listener, http::router(api), shutdown).await?) });
+}
+
+/// A client of the configured MLflow.
+pub(crate) fn mlflow_client(config: MlflowConfig) -> anyhow::Result<Mlflow> {
+    let reveal = |secret: Option<crate::config::Secret>| secret.map(|secret| secret.reveal().to_owned());
+    let settings = MlflowSettings {
+        username: reveal(config.username),
+        password: reveal(config.password),
+        token: reveal(config.token),
+        ..MlflowSettings::new(config.tracking_uri)
+    };
+    Ok(Mlflow::new(MlflowClient::new(settings).context("MLFLOW_TRACKING_URI")?))
+}

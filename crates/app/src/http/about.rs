@@ -1,0 +1,63 @@
+//! What the interface says about itself: `/version`, `/schemas/{type}.json`, `/openapi.json`.
+
+use std::str::FromStr as _;
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use hokusai_event::MessageType;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    Api,
+    problem::{self, Document, Problem},
+    search::Segment,
+};
+
+/// Which program this is.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Version {
+    #[schema(example = "0.1.0")]
+    pub(crate) version: &'static str,
+    /// The commit it was built from, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) commit: Option<&'static str>,
+}
+
+/// The version of the server.
+#[utoipa::path(get, path = "/version", tag = "operation", responses((status = 200, description = "The version.", body = Version)))]
+pub(crate) async fn version(State(api): State<Api>) -> Json<Version> {
+    Json(api.version)
+}
+
+/// The JSON Schema of a message type: the whole envelope, as it travels through a queue.
+#[utoipa::path(get, path = "/schemas/{type}", tag = "messages",
+    params(("type" = String, Path, description = "The message type followed by `.json`.", example = "model_ready_to_deploy.json")),
+    responses(
+        (status = 200, description = "The schema.", body = serde_json::Value, content_type = "application/schema+json"),
+        (status = 404, description = "There is no such message type.", body = Document, content_type = problem::CONTENT_TYPE),
+    ))]
+pub(crate) async fn schema(Segment(file): Segment) -> Result<Response, Problem> {
+    let kind = file.strip_suffix(".json").and_then(|name| MessageType::from_str(name).ok()).ok_or_else(|| {
+        let known = MessageType::ALL.map(|kind| format!("{kind}.json")).join(", ");
+        Problem::unknown(format!("There is no schema `{file}`; there are: {known}."))
+    })?;
+    let schema = serde_json::to_vec_pretty(&hokusai_event::schema(kind)).map_err(|error| Problem::internal(&error))?;
+    Ok(([(header::CONTENT_TYPE, "application/schema+json")], schema).into_response())
+}
+
+/// The OpenAPI document, written once.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenApiBytes(pub(crate) Bytes);
+
+/// This interface, described for programs.
+#[utoipa::path(get, path = "/openapi.json", tag = "operation",
+    responses((status = 200, description = "An OpenAPI 3.1 document.", body = serde_json::Value)))]
+pub(crate) async fn openapi(Extension(OpenApiBytes(document)): Extension<OpenApiBytes>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document).into_response()
+}

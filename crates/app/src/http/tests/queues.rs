@@ -1,0 +1,89 @@
+//! Looking into queues, and repairing dead letters.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hokusai_queue::{Move, dead_letter};
+
+use super::*;
+
+const MESSAGES: &str = "/api/v1/queues/hokusai:model_ready_queue/messages";
+
+/// Puts entries into the dead-letter queue as a consumer would.
+async fn give_up(server: &Server, messages: &[&str]) -> Vec<Bytes> {
+    let queue = server.queue().await;
+    let entries: Vec<Bytes> = messages.iter().map(|message| Bytes::copy_from_slice(message.as_bytes())).collect();
+    queue.push(&entries).await.unwrap();
+    let taken = queue.take(entries.len(), Duration::ZERO, &[]).await.unwrap().entries;
+    let at = "2025-01-27T15:30:00Z".parse().unwrap();
+    let letters: Vec<Bytes> = taken.iter().map(|entry| dead_letter::build(entry, QUEUE, "permanent", "no such token", at)).collect();
+    let moves: Vec<Move> = taken.into_iter().zip(&letters).map(|(entry, with)| Move::DeadLetter { entry, with: with.clone() }).collect();
+    queue.settle(&moves).await.unwrap();
+    letters
+}
+
+#[tokio::test]
+async fn the_queues_and_what_is_sent_to_them() {
+    let server = Server::start_with(|api| api.queues.others.push("model_events".into())).await;
+    server.queue().await.push(&["{}".into()]).await.unwrap();
+    insta::assert_snapshot!(server.get("/api/v1/queues").await.shown(), @"");
+}
+
+#[tokio::test]
+async fn entries_are_json_where_they_are_and_base64_where_not() {
+    let server = Server::start().await;
+    let entries = [Bytes::from_static(b"{\"b\": 1.50, \"a\": \"\xc3\xa9\"}"), Bytes::from_static(b"{broken"), Bytes::from_static(b"\xff\x00")];
+    server.queue().await.push(&entries).await.unwrap();
+    insta::assert_snapshot!(server.get(MESSAGES).await.shown(), @"");
+    let page = server.get(&format!("{MESSAGES}?offset=1&limit=1")).await.json();
+    assert_eq!((&page["entries"][0]["base64"], &page["next_offset"]), (&json!("e2Jyb2tlbg=="), &json!(2)));
+    assert!(String::from_utf8(server.get(MESSAGES).await.bytes).unwrap().contains("1.50"), "entries are shown as written");
+}
+
+#[tokio::test]
+async fn what_cannot_be_looked_into() {
+    let server = Server::start().await;
+    insta::assert_snapshot!(server.get("/api/v1/queues/elsewhere/messages").await.shown(), @"");
+    for query in ["state=gone", "limit=0", "limit=201", "limit=x", "offset=-1", "ofset=1"] {
+        let answer = server.get(&format!("{MESSAGES}?{query}")).await;
+        let (name, _) = query.split_once('=').unwrap();
+        assert_eq!((answer.status, &answer.json()["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!(name)), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_redriven_entry_is_delivered_again_with_its_counters_reset() {
+    let server = Server::start().await;
+    give_up(&server, &[r#"{"message_id":"1","payload":{},"retry_count":3}"#, "junk"]).await;
+    let letters = server.get(&format!("{MESSAGES}?state=dlq")).await.json();
+    let id = letters["entries"][0]["id"].clone();
+    let body = json!({ "ids": [id, "0000"] });
+    let answer = server.post("/api/v1/queues/hokusai:model_ready_queue/dlq/redrive", body.to_string()).await;
+    assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({ "done": [id], "gone": ["0000"], "not_a_message": [] })));
+    let main = server.get(MESSAGES).await.json();
+    assert_eq!(main["entries"][0]["json"], json!({ "message_id": "1", "payload": {}, "retry_count": 0 }));
+    assert_eq!(server.queue().await.stats().await.unwrap().dlq, 1);
+}
+
+#[tokio::test]
+async fn a_discarded_entry_is_gone() {
+    let server = Server::start().await;
+    give_up(&server, &["junk"]).await;
+    let id = server.get(&format!("{MESSAGES}?state=dlq")).await.json()["entries"][0]["id"].clone();
+    let discard = || server.post("/api/v1/queues/hokusai:model_ready_queue/dlq/discard", json!({ "ids": [id] }).to_string());
+    assert_eq!(discard().await.json(), json!({ "done": [id], "gone": [], "not_a_message": [] }));
+    assert_eq!(discard().await.json(), json!({ "done": [], "gone": [id], "not_a_message": [] }));
+    assert_eq!(server.queue().await.stats().await.unwrap(), hokusai_queue::Stats::default());
+}
+
+#[tokio::test]
+async fn a_repair_names_its_entries() {
+    let server = Server::start().await;
+    let mut lines = Vec::new();
+    for body in ["", "{}", "{\"ids\":[]}", "{\"ids\":\"all\"}", "{\"ids\":[1]}", "{\"ids\":[\"a\"],\"all\":true}", "[\"a\"]", "{\"ids\":[\"a\"]} x"] {
+        let answer = server.post("/api/v1/queues/hokusai:model_ready_queue/dlq/discard", body).await;
+        let error = answer.json()["errors"][0].clone();
+        lines.push(format!("{body} → {} {}: {}", answer.status.as_u16(), error["field"].as_str().unwrap(), error["problem"].as_str().unwrap()));
+    }
+    insta::assert_snapshot!(lines.join("\n"), @"");
+}

@@ -1,0 +1,145 @@
+//! The long-running roles of production: `serve` and `worker`.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use alloy::primitives::Address;
+use hokusai_deploy::{ChainFacts, HttpOptions, LocalSigner, Node, Signer, Unfitting, check_chain};
+use hokusai_queue::{ConsumerConfig, LeaseTerms, Queue, reaper::{self, ReaperConfig}};
+use hokusai_registry::Nudge;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api,
+    assembly::Assembly,
+    chain_check::RegistryOnChain,
+    config::{ChainConfig, Env, QueueConfig, ServerConfig, database_url, mlflow},
+    rpc_server,
+    server::{self, ServerParts},
+    tasks::Tasks,
+    worker::{self, WorkerParts},
+};
+
+/// Pause between two tries to reach the node at startup.
+const NODE_PAUSE: Duration = Duration::from_secs(3);
+
+/// `hokusai serve`.
+pub(crate) async fn serve(env: &Env<'static>) -> anyhow::Result<()> {
+    let listen = ServerConfig::read(env)?;
+    listen.require_loopback()?;
+    let mlflow = mlflow(env)?.map(api::mlflow_client).transpose()?;
+    let assembly = Assembly::open(env).await?;
+    let listener = rpc_server::bind(listen.listen, "HOKUSAI_LISTEN").await?;
+    let chain = RegistryOnChain::configured(env)?.map(RegistryOnChain::shared);
+    let mut tasks = Tasks::default();
+    let db = assembly.database()?.clone();
+    let parts = ServerParts { db: db.clone(), queues: assembly.queues.clone(), config: assembly.queue_config.clone(), mlflow };
+    let server = server::start(&mut tasks, parts).await?;
+    let api = api::assemble(&server, db, &assembly.queues, &assembly.queue_config, chain);
+    tracing::info!(queue = assembly.queue_config.name, "Serving http://{}", listener.local_addr()?);
+    api::start(&mut tasks, listener, api);
+    tasks.run_until_signal().await
+}
+
+/// `hokusai worker`. Everything that can be missing is found before the first message is taken.
+pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
+    let config = ChainConfig::read(env)?;
+    let signer = signer(env)?;
+    let registry = parse_registry(&config.registry)?;
+    let node = Node::http(&config.providers, &HttpOptions::default()).context("WEB3_PROVIDER_URL")?;
+    let assembly = Assembly::open(env).await?;
+    let db = assembly.database()?.clone();
+    let queue = assembly.queue(None)?;
+    let mut tasks = Tasks::default();
+    let Some(facts) = check_until_reachable(&node, registry, signer.address(), &config).await? else { return Ok(()) };
+    tracing::info!(chain_id = facts.chain_id, %registry, deployer = %signer.address(), finality = %facts.finality, "Starting Hokusai token deployment service");
+    log_stats(queue.as_ref()).await;
+
+    server::subscribe_deployed(&db, &assembly.queue_config).await?;
+    let nudge = Nudge::new();
+    server::start_relay(&mut tasks, db.clone(), assembly.queues.clone(), nudge.clone());
+    start_reaper(&mut tasks, Arc::clone(&queue), &assembly.queue_config);
+    let parts = WorkerParts {
+        db,
+        queue,
+        consumer: consumer_config(&assembly.queue_config),
+        node,
+        signer,
+        registry,
+        facts,
+        max_fee_per_gas_wei: config.max_fee_per_gas_wei,
+        nudge,
+        max_retries: assembly.queue_config.max_retries,
+    };
+    worker::start(&mut tasks, parts)?;
+    tasks.run_until_signal().await
+}
+
+/// `hokusai migrate`. Opening migrates.
+pub(crate) async fn migrate(env: &Env<'_>) -> anyhow::Result<()> {
+    let db = crate::assembly::open_database(&database_url(env)?).await?;
+    crate::cli::print_line(&format!("the tables of {} are up to date", db.display_url()))
+}
+
+/// The deployer's key as a signer.
+pub(crate) fn signer(env: &Env<'_>) -> anyhow::Result<Arc<dyn Signer>> {
+    let key = ChainConfig::deployer_key(env)?;
+    Ok(Arc::new(LocalSigner::from_hex(key.reveal()).context("DEPLOYER_PRIVATE_KEY")?))
+}
+
+/// `HOKUSAI_REGISTRY_ADDRESS`, checked as any other address.
+pub(crate) fn parse_registry(text: &str) -> anyhow::Result<Address> {
+    let address = hokusai_event::Address::parse(text).map_err(|invalid| anyhow::anyhow!("HOKUSAI_REGISTRY_ADDRESS: {}", invalid.problem))?;
+    Ok(Address::from(address.bytes()))
+}
+
+/// A node that is away is waited for; anything else that does not fit is an error. `None` if told to stop meanwhile.
+async fn check_until_reachable(node: &Node, registry: Address, deployer: Address, config: &ChainConfig) -> anyhow::Result<Option<ChainFacts>> {
+    let stop = CancellationToken::new();
+    let check = async {
+        loop {
+            match check_chain(node, registry, deployer, config.chain_id, config.finality).await {
+                Err(Unfitting::Rpc(error)) => tracing::warn!(%error, "the node of WEB3_PROVIDER_URL cannot be asked; asking again"),
+                other => return other,
+            }
+            tokio::time::sleep(NODE_PAUSE).await;
+        }
+    };
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        facts = check => Ok(Some(facts?)),
+        _ = terminate.recv() => { stop.cancel(); Ok(None) }
+        _ = tokio::signal::ctrl_c() => Ok(None),
+    }
+}
+
+async fn log_stats(queue: &dyn Queue) {
+    match queue.stats().await {
+        Ok(stats) => tracing::info!(queue = queue.name(), main_queue = stats.main, processing = stats.processing, dead_letter = stats.dlq, "Queue stats"),
+        Err(error) => tracing::warn!(%error, "the queue cannot be asked; it is tried again"),
+    }
+}
+
+/// The consumer's settings by the configuration.
+pub(crate) fn consumer_config(config: &QueueConfig) -> ConsumerConfig {
+    ConsumerConfig {
+        concurrency: config.concurrency,
+        lease: config.processing_timeout,
+        wait: config.poll_interval,
+        handler_timeout: config.handler_timeout,
+        max_retries: config.max_retries,
+        base_delay: config.base_delay,
+        ..ConsumerConfig::default()
+    }
+}
+
+/// Brings back what is stuck in `queue`.
+pub(crate) fn start_reaper(tasks: &mut Tasks, queue: Arc<dyn Queue>, config: &QueueConfig) {
+    let terms = LeaseTerms { first_sight: config.processing_timeout, ..LeaseTerms::default() };
+    let reaper_config = ReaperConfig { terms, ..ReaperConfig::default() };
+    let shutdown = tasks.shutdown();
+    tasks.start("reaper", async move {
+        reaper::run(queue, reaper_config, shutdown).await;
+        Ok(())
+    });
+}

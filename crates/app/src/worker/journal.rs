@@ -1,0 +1,135 @@
+//! What a deployment's change means to its registration, written in the ledger's own transaction.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hokusai_db::Tx;
+use hokusai_deploy::{Change, Deployment, DeploymentState, Journal, JournalError};
+use hokusai_event::{Address, Event, ModelDeployed, Timestamp, TokenSymbol};
+use hokusai_registry::{NewEvent, Nudge, Status, apply_deployed, note_step, outbox};
+use serde_json::json;
+
+use super::held::Held;
+
+#[derive(Debug)]
+pub(super) struct RegistryJournal {
+    queue: String,
+    max_retries: u32,
+    nudge: Nudge,
+    held: Arc<Held>,
+}
+
+impl RegistryJournal {
+    pub(super) fn new(queue: &str, max_retries: u32, nudge: Nudge, held: Arc<Held>) -> Self {
+        Self { queue: queue.to_owned(), max_retries, nudge, held }
+    }
+
+    async fn record_final(&self, tx: &mut Tx, deployment: &Deployment) -> Result<(), JournalError> {
+        let at = settled_at(deployment);
+        let deployed = model_deployed(deployment, at).map_err(|invalid| JournalError(Box::new(invalid)))?;
+        apply_deployed(tx, &deployed, at).await?;
+        let request = &deployment.request;
+        let event = NewEvent::new(
+            &Event::ModelDeployed(deployed),
+            request.registration_id.clone(),
+            request.correlation_id.clone(),
+            at,
+            self.max_retries,
+        )
+        .map_err(|invalid| JournalError(Box::new(invalid)))?;
+        outbox::append(tx, &[event]).await?;
+        outbox::finish(tx, &self.queue, &request.message_id, at).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Journal for RegistryJournal {
+    async fn record(&self, tx: &mut Tx, changes: &[Change]) -> Result<(), JournalError> {
+        for Change { deployment, .. } in changes {
+            let status = match deployment.state {
+                DeploymentState::Final => {
+                    self.record_final(tx, deployment).await?;
+                    continue;
+                }
+                DeploymentState::Refused => Status::Refused,
+                _ => Status::Deploying,
+            };
+            let detail = json!({
+                "transaction_hash": deployment.transaction_hash,
+                "block_number": deployment.block_number,
+                "reason": deployment.reason,
+            });
+            note_step(tx, &deployment.request.message_id, Some(status), deployment.state.as_str(), &detail).await?;
+        }
+        Ok(())
+    }
+
+    fn committed(&self, changes: &[Change]) {
+        for Change { deployment, .. } in changes {
+            log(deployment);
+            self.held.settle(deployment);
+        }
+        if changes.iter().any(|change| change.deployment.state == DeploymentState::Final) {
+            self.nudge.nudge();
+        }
+    }
+}
+
+fn log(deployment: &Deployment) {
+    let request = &deployment.request;
+    let ids = (&request.message_id, &request.correlation_id);
+    match deployment.state {
+        DeploymentState::Planned => {
+            tracing::info!(message_id = ids.0, correlation_id = ids.1, "Deploying token for model {}", request.model_id);
+        }
+        DeploymentState::Final => {
+            let transaction = deployment.transaction_hash.map(|hash| hash.to_string());
+            tracing::info!(
+                message_id = ids.0,
+                correlation_id = ids.1,
+                transaction_hash = transaction,
+                gas_used = deployment.gas_used,
+                "Successfully deployed token at {}",
+                deployment.token_address
+            );
+        }
+        DeploymentState::Refused => {
+            let reason = deployment.reason.as_deref().unwrap_or_default();
+            tracing::error!(message_id = ids.0, correlation_id = ids.1, "Token deployment failed: {reason}");
+        }
+        _ => tracing::debug!(message_id = ids.0, correlation_id = ids.1, state = %deployment.state, "Deployment moved on"),
+    }
+}
+
+fn settled_at(deployment: &Deployment) -> jiff::Timestamp {
+    let ms = deployment.settled_at_ms.unwrap_or(deployment.updated_at_ms);
+    jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+/// The event that tells the world.
+pub(crate) fn model_deployed(deployment: &Deployment, at: jiff::Timestamp) -> Result<ModelDeployed, hokusai_event::Invalid> {
+    let request = &deployment.request;
+    Ok(ModelDeployed {
+        model_id: request.model_id.clone(),
+        token_symbol: TokenSymbol::parse(&request.symbol)?,
+        model_name: request.model_name.clone(),
+        model_version: request.model_version.clone(),
+        mlflow_run_id: request.mlflow_run_id.clone(),
+        message_id: request.message_id.clone(),
+        chain_id: deployment.chain_id,
+        registry_address: Address::parse(&deployment.registry.to_string())?,
+        token_address: Address::parse(&deployment.token_address.to_string())?,
+        deployed_at: Timestamp::new(at),
+        timestamp: None,
+        message_version: None,
+        registration_id: request.registration_id.clone(),
+        transaction_hash: deployment.transaction_hash.map(|hash| hash.to_string()),
+        block_number: deployment.block_number,
+        gas_used: deployment.gas_used,
+        fee_wei: deployment.fee_wei.map(|fee| fee.to_string()),
+        elapsed_ms: deployment.elapsed_ms().and_then(|elapsed| u64::try_from(elapsed).ok()),
+        correlation_id: Some(request.correlation_id.clone()),
+        unknown: serde_json::Map::new(),
+    })
+}
