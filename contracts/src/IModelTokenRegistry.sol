@@ -74,7 +74,7 @@ interface IModelTokenRegistry {
     }
 
     /// @notice A symbol got its token. A `VersionRecorded` for its first version follows in the same transaction.
-    event TokenCreated(bytes32 indexed symbolKey, address indexed token, string symbol);
+    event TokenCreated(address indexed token, string symbol);
 
     /// @notice A version was recorded, as the `number`th of its token, counting from one.
     event VersionRecorded(
@@ -131,7 +131,7 @@ interface IModelTokenRegistry {
     /// @notice `versionNumber` of many.
     function versionNumbers(VersionId[] calldata versions) external view returns (uint256[] memory);
 
-    /// @notice The latest recorded version of a token of this registry.
+    /// @notice The latest recorded version of a token of this registry; number zero if the address is not one.
     function latestVersion(address token) external view returns (LatestVersion memory);
 
     function hasRole(Role role, address account) external view returns (bool);

@@ -9,8 +9,8 @@ import {TokenCode} from "./TokenCode.sol";
 /// @title The token of a model
 /// @notice ERC-20 with EIP-2612 permit, burn, and minting by the registry's controllers. This is the implementation
 /// behind every token; what a token is called and what it stands for is read from the token's own code (`TokenCode`).
-/// @dev Has no owner, no upgrade and no storage but ERC-20's. Called directly, not through a token, it is an empty
-/// token that nobody can mint: there is no data in its code, so its views of data mean nothing.
+/// @dev Has no owner, no upgrade and no storage but ERC-20's. Called directly, not through a token, its views of data
+/// mean nothing, for its code carries none.
 contract ModelToken is ERC20, IModelToken {
     address public immutable registry;
 

@@ -124,7 +124,7 @@ contract ModelTokenRegistry is IModelTokenRegistry, Ownable2Step, Pausable {
 
         if (token.code.length == 0) {
             _createToken(symbolKey, record);
-            emit TokenCreated(symbolKey, token, record.symbol);
+            emit TokenCreated(token, record.symbol);
             _emitVersionRecorded(token, versionKey, 1, record);
             return Outcome.TokenCreated;
         }
@@ -307,7 +307,9 @@ contract ModelTokenRegistry is IModelTokenRegistry, Ownable2Step, Pausable {
                 ? _longVersions[token]
                 : LibString.slice(string(bytes.concat(latest.shortVersion)), 0, latest.shortVersionBytes);
         } else if (token.code.length != 0) {
+            // What decodes to a symbol whose token it is, is a token of this registry; other code decodes to anything.
             TokenCode.Data memory first = TokenCode.decode(token);
+            if (_tokenAddress(_symbolKey(first.symbol)) != token) return version;
             version.number = 1;
             version.metric = first.current;
             version.modelVersion = first.modelVersion;

@@ -66,7 +66,7 @@ library TokenCode {
         );
     }
 
-    /// @notice What the code of the token carries.
+    /// @notice What the code of the token carries. Of code that is not a token's, anything; but it does not revert.
     function decode(address token) internal view returns (Data memory data) {
         Reader memory reader = Reader({code: token.code, position: PROXY_BYTES});
         uint256 flags = _readUint(reader, 1);
@@ -84,7 +84,9 @@ library TokenCode {
         data.modelName = _readText(reader, modelNameBytes);
         data.modelVersion = _readText(reader, modelVersionBytes);
         data.metricName = _readText(reader, metricNameBytes);
-        data.modelId = _readText(reader, reader.code.length - reader.position);
+        unchecked {
+            data.modelId = _readText(reader, reader.code.length - reader.position);
+        }
         if (bytes(data.modelId).length == 0) {
             data.modelId = string(_usualModelId(data.modelName, data.modelVersion, data.symbol));
         }

@@ -11,6 +11,7 @@ use alloy::{
 use serde::Deserialize;
 
 #[expect(missing_docs, reason = "the documentation is that of the Solidity interface")]
+#[expect(clippy::too_many_arguments, reason = "an event has as many fields as it has")]
 mod bindings {
     use super::sol;
 

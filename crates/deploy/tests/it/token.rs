@@ -160,6 +160,7 @@ async fn one_registration_creates_a_token_that_tells_what_it_stands_for() {
 
     let (outcomes, gas) = chain.register_at_cost(std::slice::from_ref(&wanted)).await;
     println!("first version alone: {gas} gas");
+    assert!(gas < 115_000, "{gas}");
     assert_eq!(outcomes, [Outcome::TokenCreated { token }]);
     assert_eq!(chain.view(chain.registry, Registry::tokenOfCall { symbol: "msg-ai".to_owned() }).await, token);
     assert_eq!(chain.version_number(&wanted).await, U256::ONE);
@@ -310,6 +311,7 @@ async fn a_batch_costs_less_and_every_item_gets_its_outcome() {
         let batch: Vec<_> = (0..size).map(|number| request(&format!("T{size}-{number:03}"), "1")).collect();
         let (outcomes, gas) = chain.register_at_cost(&batch).await;
         println!("first versions in a batch of {size}: {} gas each", gas / size);
+        assert!(gas / size < 92_000, "{}", gas / size);
         for (request, outcome) in batch.iter().zip(outcomes) {
             assert_eq!(outcome, Outcome::TokenCreated { token: chain.token(&request.symbol).await });
         }
@@ -488,6 +490,12 @@ async fn a_token_is_where_both_sides_say_and_nobody_can_put_anything_else_there(
     }
     assert_eq!(chain.token("MSG-AI").await, chain.token("msg-ai").await);
     assert_ne!(chain.token("MSG-AI").await, chain.token("MSG-A1").await);
+    // The registry's own code, the implementation's, and none: not tokens.
+    let implementation = chain.view(chain.registry, Ours::tokenImplementationCall {}).await;
+    for token in [chain.registry, implementation, chain.owner] {
+        let version = chain.view(chain.registry, Registry::latestVersionCall { token }).await;
+        assert_eq!((version.number, version.modelVersion.as_str(), version.metric), (U256::ZERO, "", 0));
+    }
     let pending = chain.view(chain.registry, Ours::tokenUnderConstructionCall {}).await;
     assert!(pending.is_empty(), "nothing is under construction between transactions");
 }
