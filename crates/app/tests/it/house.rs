@@ -35,3 +35,42 @@ fn edges(package: &serde_json::Value) -> (&str, Vec<&str>) {
     ours.dedup();
     (package["name"].as_str().unwrap(), ours)
 }
+
+/// What only one place may do, and where that is. Tests, examples and this page's own text are not looked at.
+const ONLY_THERE: &[(&str, &[&str])] = &[
+    ("env::var(", &["crates/app/src/main.rs"]),
+    ("env::vars(", &[]),
+    ("tokio::spawn(", &[]),
+    ("std::process::exit(", &["crates/app/src/cli/output.rs"]),
+];
+
+#[test]
+fn some_things_happen_in_one_place_only() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let mut offences = Vec::new();
+    for file in sources(&root.join("crates")) {
+        let place = file.strip_prefix(root).unwrap().display().to_string();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in code {
+            let forbidden = ONLY_THERE.iter().filter(|(what, places)| line.contains(what) && !places.contains(&place.as_str()));
+            offences.extend(forbidden.map(|(what, _)| format!("{place}: {what}")));
+        }
+    }
+    assert_eq!(offences, [""; 0], "see ARCHITECTURE.md, \"Invariants\"");
+}
+
+/// The Rust files of `crates/*/src` that are no tests.
+fn sources(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !matches!(name.as_str(), "tests" | "examples" | "benches" | "testbed") {
+            found.extend(sources(&path));
+        } else if name.ends_with(".rs") && name != "tests.rs" {
+            found.push(path);
+        }
+    }
+    found
+}
