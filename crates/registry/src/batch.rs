@@ -26,8 +26,8 @@ const ATTEMPTS: u32 = 5;
 type Answer = Result<Receipt, RegisterError>;
 
 /// Registers all of `items` and answers each. If the database refuses them together, each is tried alone.
-pub(crate) async fn register(db: &Database, items: &[Prepared], max_retries: u32) -> Vec<Answer> {
-    match attempt(db, items, max_retries).await {
+pub(crate) async fn register(db: &Database, items: &[Prepared]) -> Vec<Answer> {
+    match attempt(db, items).await {
         Ok(answers) => answers,
         Err(error) if error.is_transient() || items.len() == 1 => {
             let error = Arc::new(error);
@@ -37,7 +37,7 @@ pub(crate) async fn register(db: &Database, items: &[Prepared], max_retries: u32
             tracing::warn!(%error, items = items.len(), "a batch of registrations was refused; each is tried alone");
             let mut answers = Vec::with_capacity(items.len());
             for item in items {
-                match attempt(db, std::slice::from_ref(item), max_retries).await {
+                match attempt(db, std::slice::from_ref(item)).await {
                     Ok(mut answer) => answers.append(&mut answer),
                     Err(error) => answers.push(Err(error.into())),
                 }
@@ -48,17 +48,17 @@ pub(crate) async fn register(db: &Database, items: &[Prepared], max_retries: u32
 }
 
 /// One transaction, run again if it met another.
-async fn attempt(db: &Database, items: &[Prepared], max_retries: u32) -> Result<Vec<Answer>, Error> {
+async fn attempt(db: &Database, items: &[Prepared]) -> Result<Vec<Answer>, Error> {
     let mut attempts = 1;
     loop {
-        match transaction(db, items, max_retries).await {
+        match transaction(db, items).await {
             Err(Error::Again(_) | Error::Exists(_)) if attempts < ATTEMPTS => attempts += 1,
             result => return result,
         }
     }
 }
 
-async fn transaction(db: &Database, items: &[Prepared], max_retries: u32) -> Result<Vec<Answer>, Error> {
+async fn transaction(db: &Database, items: &[Prepared]) -> Result<Vec<Answer>, Error> {
     let mut tx = db.write().await?;
     if db.backend() == Backend::Postgres {
         sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).fetch_optional(&mut *tx).await?;
@@ -68,24 +68,22 @@ async fn transaction(db: &Database, items: &[Prepared], max_retries: u32) -> Res
         deciding.decide(&mut tx, index, item).await?;
     }
     let Deciding { decided, mut new, keys, .. } = deciding;
-    let mut documents: Vec<Result<Arc<Document>, RegisterError>> = Vec::new();
-    if !new.is_empty() {
-        let rows = write::prepare(&mut tx, items, &mut new, max_retries, Timestamp::now()).await?;
-        write::insert(&mut tx, items, &rows).await?;
-        documents = rows.into_iter().map(|row| row.map(|row| row.document)).collect();
-    }
-    let spent = write::keys(&mut tx, &keys, &documents, Timestamp::now()).await?;
+    let at_ms = Timestamp::now().as_millisecond();
+    write::number(&mut tx, items, &mut new).await?;
+    let rows = write::insert(&mut tx, items, &new, at_ms).await?;
+    let spent = write::keys(&mut tx, &keys, at_ms).await?;
     if !new.is_empty() || spent > 0 {
         tx.commit().await?;
     }
+    let documents: Vec<Arc<Document>> = rows.into_iter().map(|row| row.finished.document).collect();
     Ok(decided.into_iter().map(|decided| answer(decided, &documents)).collect())
 }
 
-fn answer(decided: Decided, documents: &[Result<Arc<Document>, RegisterError>]) -> Answer {
+fn answer(decided: Decided, documents: &[Arc<Document>]) -> Answer {
     match decided {
         Decided::Refused(error) => Err(error),
         Decided::Known(document) => Ok(Receipt::of(&document, true)),
-        Decided::New { index, replayed } => documents[index].as_ref().map(|document| Receipt::of(document, replayed)).map_err(Clone::clone),
+        Decided::New { index, replayed } => Ok(Receipt::of(&documents[index], replayed)),
     }
 }
 
@@ -103,15 +101,13 @@ enum Holder {
 struct New {
     /// Which of the items.
     item: usize,
-    id: String,
     source_key: Vec<u8>,
     version: Option<String>,
     supersedes: Option<String>,
 }
 
 async fn read_document(tx: &mut Tx, id: &str) -> Result<Document, Error> {
-    let (document,): (String,) =
-        sqlx::query_as("SELECT document FROM registrations WHERE id = $1").bind(id).fetch_one(&mut **tx).await?;
+    let (document,): (String,) = sqlx::query_as("SELECT document FROM registrations WHERE id = $1").bind(id).fetch_one(&mut **tx).await?;
     parse_document(&document)
 }
 

@@ -33,7 +33,13 @@ pub(crate) async fn insert<T>(
     Ok(affected)
 }
 
-/// `($1,$2,…)` for `IN`.
+/// `($1,$2,…)` for `IN`, to be bound to [`padded`] entries.
 pub(crate) fn list(count: usize) -> String {
-    placeholders(1, count)
+    placeholders(1, count.next_power_of_two())
+}
+
+/// The entries of an `IN` list, the last one repeated so often that few lengths occur, and so few statements.
+pub(crate) fn padded<T>(entries: &[T]) -> impl Iterator<Item = &T> {
+    let missing = entries.len().next_power_of_two() - entries.len();
+    entries.iter().chain(entries.last().into_iter().cycle().take(missing))
 }

@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hokusai_event::{
-    Address, Event, MetricDirection, ModelReadyToDeploy, ModelRegistered, ModelValidationFailed, Timestamp, TokenSymbol,
-};
+use hokusai_event::{Address, Event, MetricDirection, ModelReadyToDeploy, ModelRegistered, ModelValidationFailed, Timestamp, TokenSymbol};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

@@ -17,6 +17,7 @@
 mod batch;
 mod bulk;
 mod document;
+mod draft;
 pub mod mlflow;
 mod model_uri;
 mod nudge;

@@ -117,7 +117,19 @@ mod tests {
 
     #[test]
     fn incomplete_uris_are_refused() {
-        for text in ["", " ", "runs:/", "runs:/abc", "runs://", "runs:/abc/", "models:/", "models:/a", "models:/a/0", "models:/a/latest", "models:/a/+1"] {
+        for text in [
+            "",
+            " ",
+            "runs:/",
+            "runs:/abc",
+            "runs://",
+            "runs:/abc/",
+            "models:/",
+            "models:/a",
+            "models:/a/0",
+            "models:/a/latest",
+            "models:/a/+1",
+        ] {
             check(text, None);
         }
         check("models:/a/-1", None);

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use hokusai_db::Database;
-use hokusai_event::{Invalid, TokenSymbol, Verdict, check_text, judge};
+use hokusai_event::{Invalid, TokenSymbol, check_text, judge};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batch,
     document::{Decision, Document, Status},
+    draft::Draft,
     mlflow::{Mlflow, MlflowError},
     nudge::Nudge,
     outbox::new_id,
@@ -188,8 +189,7 @@ pub(crate) struct Prepared {
     pub(crate) token_key: String,
     pub(crate) content: Vec<u8>,
     pub(crate) idempotency: Option<IdempotencyKey>,
-    pub(crate) verdict: Verdict,
-    pub(crate) correlation_id: String,
+    pub(crate) draft: Draft,
 }
 
 #[derive(Debug, Clone)]
@@ -209,7 +209,7 @@ struct Waiting {
 /// A registrar for `db`, and the committer it hands its work to, which the caller runs as a task.
 pub fn registrar(db: Database, options: RegistrarOptions) -> (Registrar, Committer) {
     let (sender, receiver) = mpsc::channel(options.waiting);
-    let registrar = Registrar { sender, db: db.clone(), mlflow: options.mlflow.clone() };
+    let registrar = Registrar { sender, db: db.clone(), mlflow: options.mlflow.clone(), max_retries: options.max_retries };
     (registrar, Committer { db, receiver, options })
 }
 
@@ -219,6 +219,7 @@ pub struct Registrar {
     sender: mpsc::Sender<Waiting>,
     db: Database,
     mlflow: Option<Mlflow>,
+    max_retries: u32,
 }
 
 impl Registrar {
@@ -239,15 +240,21 @@ impl Registrar {
             Some(mlflow) => mlflow.register(&self.db, &request).await?,
             None => request.origin()?,
         };
-        let prepared = Prepared::new(request, origin, idempotency_key, verdict, correlation_id);
+        let draft = Draft::new(&request, &origin, &verdict, correlation_id.unwrap_or_else(new_id), self.max_retries)?;
+        let prepared = Prepared::new(request, origin, idempotency_key, draft);
         let (answer, answered) = oneshot::channel();
         self.sender.send(Waiting { prepared, answer }).await.map_err(|_| RegisterError::Stopped)?;
         answered.await.map_err(|_| RegisterError::Stopped)?
     }
+
+    /// How many requests wait for their transaction.
+    pub fn waiting(&self) -> usize {
+        self.sender.max_capacity() - self.sender.capacity()
+    }
 }
 
 impl Prepared {
-    fn new(request: RegisterRequest, origin: Origin, key: Option<String>, verdict: Verdict, correlation_id: Option<String>) -> Self {
+    fn new(request: RegisterRequest, origin: Origin, key: Option<String>, draft: Draft) -> Self {
         let source_key = source_key(&request.model_name, &origin);
         let token_key = request.token_id.key();
         let content = request.digest().to_vec();
@@ -255,8 +262,7 @@ impl Prepared {
             let digest = Sha256::new().chain_update(&source_key).chain_update(&content).chain_update(&token_key).finalize().to_vec();
             IdempotencyKey { key, digest }
         });
-        let correlation_id = correlation_id.unwrap_or_else(new_id);
-        Self { request, origin, source_key, token_key, content, idempotency, verdict, correlation_id }
+        Self { request, origin, source_key, token_key, content, idempotency, draft }
     }
 }
 
@@ -290,7 +296,7 @@ impl Committer {
 
     async fn commit(&self, waiting: Vec<Waiting>) {
         let (prepared, answers): (Vec<_>, Vec<_>) = waiting.into_iter().map(|waiting| (waiting.prepared, waiting.answer)).unzip();
-        let results = batch::register(&self.db, &prepared, self.options.max_retries).await;
+        let results = batch::register(&self.db, &prepared).await;
         self.options.nudge.nudge();
         for (answer, result) in answers.into_iter().zip(results) {
             // Whoever asked may have gone; the registration stands.

@@ -102,6 +102,16 @@ impl Registrations {
         Ok(sqlx::query_as(AssertSqlSafe(sql)).bind(id).fetch_optional(self.db.reader()).await?)
     }
 
+    /// The one whose `model_ready_to_deploy` message has this id.
+    ///
+    /// # Errors
+    ///
+    /// As the database says.
+    pub async fn by_message(&self, message_id: &str) -> Result<Option<Registration>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM registrations WHERE id = (SELECT registration_id FROM outbox WHERE message_id = $1)");
+        Ok(sqlx::query_as(AssertSqlSafe(sql)).bind(message_id).fetch_optional(self.db.reader()).await?)
+    }
+
     /// Those that `filter` lets through, the newest first.
     ///
     /// # Errors
@@ -115,7 +125,8 @@ impl Registrations {
             ("id <", filter.after.clone()),
         ];
         let given: Vec<(&str, String)> = values.into_iter().filter_map(|(condition, value)| Some((condition, value?))).collect();
-        let conditions: Vec<String> = given.iter().enumerate().map(|(index, (condition, _))| format!("{condition} ${}", index + 1)).collect();
+        let conditions: Vec<String> =
+            given.iter().enumerate().map(|(index, (condition, _))| format!("{condition} ${}", index + 1)).collect();
         let condition = if conditions.is_empty() { "1 = 1".to_owned() } else { conditions.join(" AND ") };
         let limit = if filter.limit == 0 { PAGE_MAX } else { filter.limit.min(PAGE_MAX) };
         let sql = format!("SELECT {COLUMNS} FROM registrations WHERE {condition} ORDER BY id DESC LIMIT {limit}");
@@ -148,12 +159,10 @@ impl Registrations {
     ///
     /// As the database says.
     pub async fn token(&self, symbol: &str) -> Result<Option<TokenView>, Error> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM registrations WHERE token_key = $1 AND superseded_by IS NULL ORDER BY id DESC LIMIT {PAGE_MAX}"
-        );
+        let sql =
+            format!("SELECT {COLUMNS} FROM registrations WHERE token_key = $1 AND superseded_by IS NULL ORDER BY id DESC LIMIT {PAGE_MAX}");
         let key = symbol.to_ascii_lowercase();
-        let registrations: Vec<Registration> =
-            sqlx::query_as(AssertSqlSafe(sql)).bind(key.as_str()).fetch_all(self.db.reader()).await?;
+        let registrations: Vec<Registration> = sqlx::query_as(AssertSqlSafe(sql)).bind(key.as_str()).fetch_all(self.db.reader()).await?;
         let first = format!("SELECT {COLUMNS} FROM registrations WHERE token_key = $1 ORDER BY id LIMIT 1");
         let first: Option<Registration> = sqlx::query_as(AssertSqlSafe(first)).bind(key).fetch_optional(self.db.reader()).await?;
         Ok(first.map(|first| TokenView {

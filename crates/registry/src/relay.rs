@@ -51,6 +51,8 @@ pub trait QueueOpener: Send + Sync {
 pub struct RelayConfig {
     /// How long a commit of another process may go unnoticed.
     pub poll: Duration,
+    /// How long a queue's loss of its writes may go unnoticed while there is nothing to publish.
+    pub verify: Duration,
     /// Positions covered by one push, at most.
     pub batch: u32,
     /// The first pause after a failure; it doubles until `longest_pause`.
@@ -63,6 +65,7 @@ impl Default for RelayConfig {
     fn default() -> Self {
         Self {
             poll: Duration::from_secs(1),
+            verify: Duration::from_secs(5),
             batch: 256,
             first_pause: Duration::from_millis(50),
             longest_pause: Duration::from_secs(15),

@@ -64,7 +64,12 @@ pub struct RegisterRequest {
 impl RegisterRequest {
     /// The fields of a request.
     pub const FIELDS: &'static [Field] = &[
-        field("model_uri", Need::Required, Kind::Text { max: MODEL_URI_MAX_CHARS }, "Where the model is: `runs:/<run>/<path>`, `models:/<name>/<version>` or another location."),
+        field(
+            "model_uri",
+            Need::Required,
+            Kind::Text { max: MODEL_URI_MAX_CHARS },
+            "Where the model is: `runs:/<run>/<path>`, `models:/<name>/<version>` or another location.",
+        ),
         field("model_name", Need::Required, Kind::Text { max: MODEL_NAME_MAX_CHARS }, "The name to register the model under."),
         field("token_id", Need::Required, Kind::Symbol, "The token's symbol."),
         field("metric_name", Need::Required, Kind::Text { max: METRIC_NAME_MAX_CHARS }, "The metric that is compared."),
@@ -74,7 +79,12 @@ impl RegisterRequest {
         field("contributor_address", Need::Optional, Kind::Address, "Who contributed the model."),
         field("experiment_name", Need::Optional, Kind::Text { max: EXPERIMENT_NAME_MAX_CHARS }, "The MLflow experiment."),
         field("tags", Need::Optional, Kind::Tags, "Labels, text to text."),
-        field("mlflow_run_id", Need::Optional, Kind::Text { max: RUN_ID_MAX_CHARS }, "The run that made the model; required where `model_uri` does not name one."),
+        field(
+            "mlflow_run_id",
+            Need::Optional,
+            Kind::Text { max: RUN_ID_MAX_CHARS },
+            "The run that made the model; required where `model_uri` does not name one.",
+        ),
         field("performance_data", Need::Optional, Kind::Object, "Measurements by name."),
     ];
 
@@ -142,7 +152,10 @@ impl RegisterRequest {
     /// What no field says alone.
     fn check_relations(&self) -> Result<(), Invalid> {
         if let Some(sign) = self.model_name.chars().find(|sign| matches!(sign, '/' | ':')) {
-            return Err(Invalid::new("model_name", format!("must not contain `{sign}`, as in MLflow: the name is part of model URIs and ids")));
+            return Err(Invalid::new(
+                "model_name",
+                format!("must not contain `{sign}`, as in MLflow: the name is part of model URIs and ids"),
+            ));
         }
         if let (ModelUri::Run { run_id, .. }, Some(stated)) = (&self.location, &self.mlflow_run_id)
             && run_id != stated

@@ -315,10 +315,7 @@ async fn insert(tx: &mut Tx, queue: &str, message_type: MessageType, start: i64,
     .bind(Timestamp::now().as_millisecond())
     .execute(&mut **tx)
     .await?;
-    sqlx::query("INSERT INTO relay_progress (queue, rewinds) VALUES ($1, 0) ON CONFLICT DO NOTHING")
-        .bind(queue)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query("INSERT INTO relay_progress (queue, rewinds) VALUES ($1, 0) ON CONFLICT DO NOTHING").bind(queue).execute(&mut **tx).await?;
     Ok(())
 }
 

@@ -9,7 +9,6 @@ use super::{Holder, New, parse_document, read_document};
 use crate::{
     bulk,
     document::{Document, Status},
-    outbox::new_id,
     register::{Conflicting, IdempotencyKey, Prepared, RegisterError},
     request::Version,
 };
@@ -70,7 +69,7 @@ impl Deciding {
                  WHERE k.key IN {}",
                 bulk::list(chunk.len())
             );
-            let query = chunk.iter().fold(sqlx::query_as(AssertSqlSafe(sql)), |query, key| query.bind(key.key.clone()));
+            let query = bulk::padded(chunk).fold(sqlx::query_as(AssertSqlSafe(sql)), |query, key| query.bind(key.key.clone()));
             let rows: Vec<(String, Vec<u8>, String, String)> = query.fetch_all(&mut **tx).await?;
             for (key, digest, registration_id, document) in rows {
                 let holder = Holder::Known(parse_document(&document)?.into());
@@ -89,7 +88,7 @@ impl Deciding {
                  FROM intents i LEFT JOIN registrations r ON r.id = i.registration_id WHERE i.source_key IN {}",
                 bulk::list(chunk.len())
             );
-            let query = chunk.iter().fold(sqlx::query_as(AssertSqlSafe(sql)), |query, item| query.bind(item.source_key.clone()));
+            let query = bulk::padded(chunk).fold(sqlx::query_as(AssertSqlSafe(sql)), |query, item| query.bind(item.source_key.clone()));
             let rows: Vec<Row> = query.fetch_all(&mut **tx).await?;
             for (source_key, token_key, version, content, id, status, document) in rows {
                 if let Some(version) = version {
@@ -137,25 +136,24 @@ impl Deciding {
     }
 
     fn add(&mut self, index: usize, item: &Prepared, identity: (Vec<u8>, String), supersedes: Option<String>) -> Decided {
-        let id = new_id();
+        let id = item.draft.registration_id().to_owned();
         let position = self.new.len();
         let version = self.versions.entry(identity.0.clone()).or_insert_with(|| match &item.origin.version {
             Version::Next => None,
             Version::Fixed(version) => Some(version.to_string()),
             Version::Given(version) => Some(version.clone()),
         });
-        self.new.push(New { item: index, id: id.clone(), source_key: identity.0.clone(), version: version.clone(), supersedes });
+        self.new.push(New { item: index, source_key: identity.0.clone(), version: version.clone(), supersedes });
         let holder = Holder::New(position);
         self.spend(item, &id, &holder);
-        let rejected = !item.verdict.meets_baseline;
+        let rejected = item.draft.is_rejected();
         self.held.insert(identity, Held { holder, registration_id: id, content: item.content.clone(), rejected });
         Decided::New { index: position, replayed: false }
     }
 
     fn spend(&mut self, item: &Prepared, registration_id: &str, holder: &Holder) {
         if let Some(key) = &item.idempotency {
-            let spent =
-                Spent { key: key.clone(), registration_id: registration_id.to_owned(), holder: holder.clone(), fresh: true };
+            let spent = Spent { key: key.clone(), registration_id: registration_id.to_owned(), holder: holder.clone(), fresh: true };
             self.keys.insert(key.key.clone(), spent);
         }
     }

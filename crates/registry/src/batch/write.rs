@@ -1,41 +1,32 @@
 //! Writing the new registrations of a batch.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use hokusai_db::{Error, Tx};
-use hokusai_event::{Event, Invalid, model_id};
-use jiff::Timestamp;
 use sqlx::AssertSqlSafe;
 
-use super::{Holder, New, decide::Spent};
+use super::{New, decide::Spent};
 use crate::{
     bulk,
-    document::{Decision, Document, Status},
+    document::Status,
+    draft::Finished,
     outbox::{self, NewEvent},
-    register::{Prepared, RegisterError},
+    register::Prepared,
     request::Version,
 };
 
-/// A registration as it is written. An error belongs to its item alone.
-pub(super) type Row = Result<Written, RegisterError>;
-
-pub(super) struct Written {
+/// A registration as it is written.
+pub(super) struct Row {
     item: usize,
     source_key: Vec<u8>,
     supersedes: Option<String>,
-    pub(super) document: Arc<Document>,
-    json: String,
-    events: Vec<NewEvent>,
+    pub(super) finished: Finished,
 }
 
-/// Numbers the versions and builds documents and events.
-pub(super) async fn prepare(tx: &mut Tx, items: &[Prepared], new: &mut [New], max_retries: u32, at: Timestamp) -> Result<Vec<Row>, Error> {
+/// Gives every new registration its version.
+pub(super) async fn number(tx: &mut Tx, items: &[Prepared], new: &mut [New]) -> Result<(), Error> {
     raise_versions(tx, items, new).await?;
-    number_versions(tx, items, new).await?;
-    Ok(new.iter().map(|new| build(&items[new.item], new, max_retries, at)).collect())
+    number_versions(tx, items, new).await
 }
 
 /// A version that a request names is never given out again.
@@ -95,93 +86,52 @@ fn count<T>(items: &[T]) -> i64 {
     i64::try_from(items.len()).expect("a batch is small")
 }
 
-fn build(item: &Prepared, new: &New, max_retries: u32, at: Timestamp) -> Row {
-    let request = &item.request;
-    let version = new.version.clone().unwrap_or_default();
-    let accepted = item.verdict.meets_baseline;
-    let mut document = Document {
-        registration_id: new.id.clone(),
-        model_id: model_id(&request.model_name, &version, request.token_id.as_str()),
-        model_name: request.model_name.clone(),
-        model_version: version,
-        token_id: request.token_id.clone(),
-        mlflow_run_id: item.origin.run_id.clone(),
-        model_uri: request.model_uri.clone(),
-        metric_name: request.metric_name.clone(),
-        baseline_value: request.baseline_value,
-        current_value: request.current_value,
-        metric_direction: request.metric_direction,
-        improvement_percentage: item.verdict.improvement_percentage,
-        verdict: if accepted { Decision::Accepted } else { Decision::Rejected },
-        reason: item.verdict.reason.clone(),
-        contributor_address: request.contributor_address.clone(),
-        experiment_name: request.experiment_name.clone(),
-        tags: request.tags.clone(),
-        performance_data: request.performance_data.clone(),
-        message_id: None,
-        correlation_id: item.correlation_id.clone(),
-        created_at: at.into(),
+/// Writes the new registrations, their history and their events.
+pub(super) async fn insert(tx: &mut Tx, items: &[Prepared], new: &[New], at_ms: i64) -> Result<Vec<Row>, Error> {
+    let finish = |new: &New| Row {
+        item: new.item,
+        source_key: new.source_key.clone(),
+        supersedes: new.supersedes.clone(),
+        finished: items[new.item].draft.finish(new.version.as_deref().unwrap_or_default()),
     };
-    let event = |event: &Event| {
-        NewEvent::new(event, Some(new.id.clone()), item.correlation_id.clone(), at, max_retries).map_err(said_of_the_request)
-    };
-    let events = if accepted {
-        let (registered, ready) = (event(&document.registered())?, event(&document.ready())?);
-        document.message_id = Some(ready.message_id.clone());
-        vec![registered, ready]
-    } else {
-        vec![event(&document.failed())?]
-    };
-    let json = serde_json::to_string(&document).map_err(|error| Invalid::whole(format!("cannot be written as JSON: {error}")))?;
-    let (source_key, supersedes) = (new.source_key.clone(), new.supersedes.clone());
-    Ok(Written { item: new.item, source_key, supersedes, document: document.into(), json, events })
-}
-
-/// What is wrong with an event is wrong with the request it was made of.
-fn said_of_the_request(invalid: Invalid) -> Invalid {
-    let field = invalid.field.strip_prefix("payload.").unwrap_or(&invalid.field).to_owned();
-    Invalid { field, ..invalid }
-}
-
-pub(super) async fn insert(tx: &mut Tx, items: &[Prepared], rows: &[Row]) -> Result<(), Error> {
-    let rows: Vec<&Written> = rows.iter().filter_map(|row| row.as_ref().ok()).collect();
-    // Before the new ones are written: one may supersede another of the same batch.
-    insert_registrations(tx, &rows).await?;
+    let rows: Vec<Row> = new.iter().map(finish).collect();
+    insert_registrations(tx, items, &rows, at_ms).await?;
+    // After the inserts: one may supersede another of the same batch.
     for row in rows.iter().filter(|row| row.supersedes.is_some()) {
-        supersede(tx, row).await?;
+        supersede(tx, row, at_ms).await?;
     }
-    insert_intents(tx, items, &rows).await?;
-    insert_history(tx, &rows).await?;
-    let events: Vec<&NewEvent> = rows.iter().flat_map(|row| &row.events).collect();
-    outbox::append_all(tx, &events).await
+    insert_intents(tx, items, &rows, at_ms).await?;
+    insert_history(tx, &rows, at_ms).await?;
+    let events: Vec<&NewEvent> = rows.iter().flat_map(|row| &row.finished.events).collect();
+    outbox::append_all(tx, &events).await?;
+    Ok(rows)
 }
 
-async fn insert_registrations(tx: &mut Tx, rows: &[&Written]) -> Result<(), Error> {
+async fn insert_registrations(tx: &mut Tx, items: &[Prepared], rows: &[Row], at_ms: i64) -> Result<(), Error> {
     let head = "INSERT INTO registrations (id, model_name, model_version, token_key, status, document, created_ms, updated_ms) VALUES";
     bulk::insert(tx, head, 8, "", rows, |query, row| {
-        let document = &row.document;
-        let created_ms = document.created_at.at().as_millisecond();
+        let document = &row.finished.document;
         query
             .bind(document.registration_id.clone())
             .bind(document.model_name.clone())
             .bind(document.model_version.clone())
-            .bind(document.token_id.key())
+            .bind(items[row.item].token_key.clone())
             .bind(document.first_status().as_str())
-            .bind(row.json.clone())
-            .bind(created_ms)
-            .bind(created_ms)
+            .bind(row.finished.json.clone())
+            .bind(document.created_at.at().as_millisecond())
+            .bind(at_ms)
     })
     .await
     .map(drop)
 }
 
 /// The identity's row. Of several registrations of one identity in a batch the last holds it.
-async fn insert_intents(tx: &mut Tx, items: &[Prepared], rows: &[&Written]) -> Result<(), Error> {
-    let mut last: BTreeMap<(&[u8], &str), &Written> = BTreeMap::new();
+async fn insert_intents(tx: &mut Tx, items: &[Prepared], rows: &[Row], at_ms: i64) -> Result<(), Error> {
+    let mut last: BTreeMap<(&[u8], &str), &Row> = BTreeMap::new();
     for row in rows {
         last.insert((&row.source_key, &items[row.item].token_key), row);
     }
-    let rows: Vec<&Written> = last.into_values().collect();
+    let rows: Vec<&Row> = last.into_values().collect();
     let head = "INSERT INTO intents
         (source_key, token_key, model_name, run_id, artifact_path, model_version, registration_id, digest, created_ms) VALUES";
     let tail = "ON CONFLICT (source_key, token_key) DO UPDATE SET
@@ -194,19 +144,19 @@ async fn insert_intents(tx: &mut Tx, items: &[Prepared], rows: &[&Written]) -> R
             .bind(item.request.model_name.clone())
             .bind(item.origin.run_id.clone())
             .bind(item.origin.artifact_path.clone())
-            .bind(row.document.model_version.clone())
-            .bind(row.document.registration_id.clone())
+            .bind(row.finished.document.model_version.clone())
+            .bind(row.finished.document.registration_id.clone())
             .bind(item.content.clone())
-            .bind(row.document.created_at.at().as_millisecond())
+            .bind(at_ms)
     })
     .await
     .map(drop)
 }
 
-async fn insert_history(tx: &mut Tx, rows: &[&Written]) -> Result<(), Error> {
+async fn insert_history(tx: &mut Tx, rows: &[Row], at_ms: i64) -> Result<(), Error> {
     let head = "INSERT INTO registration_history (registration_id, number, at_ms, step, detail) VALUES";
     bulk::insert(tx, head, 5, "", rows, |query, row| {
-        let document = &row.document;
+        let document = &row.finished.document;
         let mut detail = serde_json::json!({ "reason": document.reason, "correlation_id": document.correlation_id });
         if let Some(message_id) = &document.message_id {
             detail["message_id"] = message_id.as_str().into();
@@ -214,20 +164,14 @@ async fn insert_history(tx: &mut Tx, rows: &[&Written]) -> Result<(), Error> {
         if let Some(superseded) = &row.supersedes {
             detail["supersedes"] = superseded.as_str().into();
         }
-        query
-            .bind(document.registration_id.clone())
-            .bind(1_i64)
-            .bind(document.created_at.at().as_millisecond())
-            .bind(document.first_status().as_str())
-            .bind(detail.to_string())
+        query.bind(document.registration_id.clone()).bind(1_i64).bind(at_ms).bind(document.first_status().as_str()).bind(detail.to_string())
     })
     .await
     .map(drop)
 }
 
-async fn supersede(tx: &mut Tx, row: &Written) -> Result<(), Error> {
-    let (old, new) = (row.supersedes.as_deref().unwrap_or_default(), row.document.registration_id.as_str());
-    let at_ms = row.document.created_at.at().as_millisecond();
+async fn supersede(tx: &mut Tx, row: &Row, at_ms: i64) -> Result<(), Error> {
+    let (old, new) = (row.supersedes.as_deref().unwrap_or_default(), row.finished.document.registration_id.as_str());
     sqlx::query("UPDATE registrations SET superseded_by = $1, updated_ms = $2 WHERE id = $3 AND status = $4")
         .bind(new)
         .bind(at_ms)
@@ -239,20 +183,11 @@ async fn supersede(tx: &mut Tx, row: &Written) -> Result<(), Error> {
 }
 
 /// Writes down the keys that this batch spent, and answers how many.
-pub(super) async fn keys(
-    tx: &mut Tx,
-    keys: &HashMap<String, Spent>,
-    documents: &[Result<Arc<Document>, RegisterError>],
-    at: Timestamp,
-) -> Result<u64, Error> {
-    let written = |spent: &&Spent| match &spent.holder {
-        Holder::Known(_) => spent.fresh,
-        Holder::New(index) => documents[*index].is_ok(),
-    };
-    let spent: Vec<&Spent> = keys.values().filter(written).collect();
+pub(super) async fn keys(tx: &mut Tx, keys: &HashMap<String, Spent>, at_ms: i64) -> Result<u64, Error> {
+    let spent: Vec<&Spent> = keys.values().filter(|spent| spent.fresh).collect();
     let head = "INSERT INTO idempotency_keys (key, digest, registration_id, created_ms) VALUES";
     bulk::insert(tx, head, 4, "", &spent, |query, spent| {
-        query.bind(spent.key.key.clone()).bind(spent.key.digest.clone()).bind(spent.registration_id.clone()).bind(at.as_millisecond())
+        query.bind(spent.key.key.clone()).bind(spent.key.digest.clone()).bind(spent.registration_id.clone()).bind(at_ms)
     })
     .await
 }

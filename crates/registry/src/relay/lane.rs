@@ -1,6 +1,9 @@
 //! One queue's lane: plans a push, makes it, and learns from the answer. The picture is in the parent module.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use hokusai_db::Tx;
@@ -78,11 +81,13 @@ pub(super) struct Lane {
     queue: Option<Arc<dyn Queue>>,
     /// A push that arrived, which the database does not say yet.
     arrived: Option<Push>,
+    /// When the queue's cursor was last known to be where it should be.
+    verified: Option<Instant>,
 }
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, name: String) -> Self {
-        Self { shared, name, queue: None, arrived: None }
+        Self { shared, name, queue: None, arrived: None, verified: None }
     }
 
     pub(super) async fn run(mut self, end: CancellationToken) {
@@ -129,7 +134,7 @@ impl Lane {
             Plan::Again => return Ok(Moved::On { entries: 0 }),
             Plan::Nothing => {
                 self.shared.status.note(&self.name, standing.position, standing.last_position);
-                return Ok(Moved::Nothing);
+                return self.verify(&standing).await;
             }
         };
         let entries = self.entries(push).await?;
@@ -138,10 +143,26 @@ impl Lane {
         match queue.relay(batch).await.map_err(|source| self.failed(source))? {
             Relayed::Moved => {
                 self.arrived = Some(push);
+                self.verified = Some(Instant::now());
                 self.shared.status.note(&self.name, Some(push.next), standing.last_position.max(push.next));
                 Ok(Moved::On { entries: entries.len() as u64 })
             }
-            Relayed::Refused { actual } => self.refused(push, actual).await,
+            Relayed::Refused { actual } => self.refused(push, Some(push.next), actual).await,
+        }
+    }
+
+    /// With nothing to publish, makes sure now and then that the queue still has its cursor: a queue that lost its
+    /// writes must not have to wait for the next event to get the last ones again.
+    async fn verify(&mut self, standing: &Standing) -> Result<Moved, RelayError> {
+        let due = self.verified.is_none_or(|verified| verified.elapsed() >= self.shared.config.verify);
+        let (true, Some(position)) = (due, standing.position) else { return Ok(Moved::Nothing) };
+        let batch = RelayBatch { source: &standing.source, expected: Some(position), next: position, entries: &[] };
+        match self.queue().await?.relay(batch).await.map_err(|source| self.failed(source))? {
+            Relayed::Moved => {
+                self.verified = Some(Instant::now());
+                Ok(Moved::Nothing)
+            }
+            Relayed::Refused { actual } => self.refused(Push { expected: standing.position, next: position }, None, actual).await,
         }
     }
 
@@ -240,8 +261,9 @@ impl Lane {
         Ok(rows.into_iter().map(|(envelope,)| envelope.into()).collect())
     }
 
-    async fn refused(&mut self, push: Push, actual: Option<i64>) -> Result<Moved, RelayError> {
-        let unchanged = self.standing().await?.is_some_and(|now| now.position == push.expected && now.attempted == Some(push.next));
+    /// Learns from a refusal, if the database still says what it said when `push` was made: `attempted` was recorded.
+    async fn refused(&mut self, push: Push, attempted: Option<i64>, actual: Option<i64>) -> Result<Moved, RelayError> {
+        let unchanged = self.standing().await?.is_some_and(|now| now.position == push.expected && now.attempted == attempted);
         if !unchanged {
             return Ok(Moved::On { entries: 0 });
         }
@@ -249,12 +271,12 @@ impl Lane {
             Refusal::ReplyLost => self.arrived = Some(push),
             Refusal::WritesLost(actual) => {
                 tracing::warn!(queue = self.name, expected = push.expected, actual, "the queue lost writes; publishing again from there");
-                self.go_back(push, actual).await?;
+                self.go_back(push.expected, attempted, actual).await?;
             }
             Refusal::Foreign(actual) => {
                 let reason = foreign(&self.name, push, actual);
                 tracing::error!(queue = self.name, reason);
-                self.stop(push, &reason).await?;
+                self.stop(push.expected, attempted, &reason).await?;
                 self.shared.status.note_stopped(&self.name, &reason);
                 return Ok(Moved::Stopped);
             }
@@ -262,31 +284,32 @@ impl Lane {
         Ok(Moved::On { entries: 0 })
     }
 
-    async fn go_back(&self, push: Push, actual: Option<i64>) -> Result<(), RelayError> {
+    async fn go_back(&self, position: Option<i64>, attempted: Option<i64>, actual: Option<i64>) -> Result<(), RelayError> {
         let mut tx = self.shared.db.write().await?;
         sqlx::query(
             "UPDATE relay_progress SET position = $1, attempted = NULL, rewinds = rewinds + 1
-             WHERE queue = $2 AND position IS NOT DISTINCT FROM $3 AND attempted = $4",
+             WHERE queue = $2 AND position IS NOT DISTINCT FROM $3 AND attempted IS NOT DISTINCT FROM $4",
         )
         .bind(actual)
         .bind(self.name.as_str())
-        .bind(push.expected)
-        .bind(push.next)
+        .bind(position)
+        .bind(attempted)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
         Ok(())
     }
 
-    async fn stop(&self, push: Push, reason: &str) -> Result<(), RelayError> {
+    async fn stop(&self, position: Option<i64>, attempted: Option<i64>, reason: &str) -> Result<(), RelayError> {
         let mut tx = self.shared.db.write().await?;
         sqlx::query(
-            "UPDATE relay_progress SET stopped = $1 WHERE queue = $2 AND position IS NOT DISTINCT FROM $3 AND attempted = $4",
+            "UPDATE relay_progress SET stopped = $1
+             WHERE queue = $2 AND position IS NOT DISTINCT FROM $3 AND attempted IS NOT DISTINCT FROM $4",
         )
         .bind(reason)
         .bind(self.name.as_str())
-        .bind(push.expected)
-        .bind(push.next)
+        .bind(position)
+        .bind(attempted)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;

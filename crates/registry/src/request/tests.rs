@@ -109,7 +109,8 @@ fn spelling_does_not_make_another_content() {
     assert_eq!(digest(json!({})), digest(json!({ "metric_direction": "higher_is_better", "mlflow_run_id": "abc123" })));
     let address = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed";
     assert_eq!(digest(json!({ "contributor_address": address })), digest(json!({ "contributor_address": address.to_lowercase() })));
-    for other in [json!({ "current_value": 0.83 }), json!({ "tags": {} }), json!({ "metric_name": "m" }), json!({ "experiment_name": "e" })] {
+    for other in [json!({ "current_value": 0.83 }), json!({ "tags": {} }), json!({ "metric_name": "m" }), json!({ "experiment_name": "e" })]
+    {
         assert_ne!(digest(json!({})), digest(other));
     }
 }

@@ -23,7 +23,8 @@ fn subscriptions_are_parsed() {
 
 #[test]
 fn what_cannot_be_read_is_quoted() {
-    for text in ["site", "=model_deployed", "a b=model_deployed", "a=", "a=model_deploy", "a=model_deployed@later", "a=x;b=model_deployed"] {
+    for text in ["site", "=model_deployed", "a b=model_deployed", "a=", "a=model_deploy", "a=model_deployed@later", "a=x;b=model_deployed"]
+    {
         let error = parse(text).unwrap_err().to_string();
         assert!(error.contains(text.split(';').next().unwrap()), "{text}: {error}");
     }

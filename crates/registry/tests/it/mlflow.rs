@@ -1,0 +1,1 @@
+//! Registering with a real MLflow server.

@@ -1,0 +1,209 @@
+//! The relay on Redis and on the SQL queue: everything once and in order, whatever is lost.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use hokusai_registry::{LaneState, NewEvent, QueueOpener, Relay, RelayConfig, outbox, subscriptions};
+use hokusai_testbed::{Redis, eventually};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::home::{Home, InSql, OnRedis, QUEUE, redis_command, request, waiting};
+
+crate::scenarios!(
+    each_type_goes_where_it_is_subscribed,
+    the_sql_queue_is_served_alike,
+    a_commit_wakes_the_relay,
+    two_relays_publish_everything_once,
+    after_a_flush_the_unfinished_is_published_again,
+    a_rewound_cursor_is_published_again_from_there,
+    a_foreign_cursor_stops_its_queue_alone,
+    late_commits_are_not_passed_over,
+);
+
+const READY: &[&str] = &["model_ready_to_deploy"];
+
+async fn each_type_goes_where_it_is_subscribed(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    for wanted in subscriptions::parse("site=model_registered+model_validation_failed; all=*").unwrap() {
+        home.subscriptions().add(&wanted).await.unwrap();
+    }
+    home.accept("a").await;
+    home.register(request(json!({ "model_name": "b", "current_value": 0.1 }))).await.unwrap();
+    home.accept("c").await;
+    home.relay(opener.clone()).pass().await.unwrap();
+
+    assert_eq!(waiting(&opener.queue(QUEUE).await).await, home.outbox(READY).await);
+    let site = home.outbox(&["model_registered", "model_validation_failed"]).await;
+    assert_eq!((waiting(&opener.queue("site").await).await, site.len()), (site, 3));
+    assert_eq!(waiting(&opener.queue("all").await).await.len(), 5);
+    // Nothing is published twice.
+    assert_eq!(home.relay(opener).pass().await.unwrap(), 0);
+}
+
+async fn the_sql_queue_is_served_alike(home: Home) {
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    for model in 0..20 {
+        home.accept(&format!("m{model}")).await;
+    }
+    let opener = Arc::new(InSql(home.db.clone()));
+    assert_eq!(home.relay(opener.clone()).pass().await.unwrap(), 20);
+    assert_eq!(waiting(&opener.open(QUEUE).await.unwrap()).await, home.outbox(READY).await);
+}
+
+async fn a_commit_wakes_the_relay(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    // Were it for polling, this would take minutes.
+    let config = RelayConfig { poll: Duration::from_secs(600), ..RelayConfig::default() };
+    let relay = Relay::new(home.db.clone(), opener.clone(), home.nudge.clone(), config);
+    let status = relay.status();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(relay.run(shutdown.clone()));
+    let queue = opener.queue(QUEUE).await;
+    for count in 1..=3 {
+        home.accept(&format!("m{count}")).await;
+        eventually("the event is published", Duration::from_secs(10), async || (waiting(&queue).await.len() == count).then_some(())).await;
+    }
+    shutdown.cancel();
+    running.await.unwrap();
+    assert_eq!(status.lanes()[0].state, LaneState::Running);
+}
+
+async fn two_relays_publish_everything_once(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let config = RelayConfig { batch: 7, poll: Duration::from_millis(20), ..RelayConfig::default() };
+    let other = hokusai_db::Database::open(&home.url).await.unwrap();
+    let relays = [home.db.clone(), other].map(|db| {
+        let relay = Relay::new(db, opener.clone(), home.nudge.clone(), config.clone());
+        tokio::spawn(relay.run(shutdown.clone()))
+    });
+    let registering = (0..150).map(|model| home.register(request(json!({ "model_name": format!("m{model}") }))));
+    futures_util::future::join_all(registering).await;
+    let queue = opener.queue(QUEUE).await;
+    eventually("all is published", Duration::from_secs(30), async || (waiting(&queue).await.len() >= 150).then_some(())).await;
+    shutdown.cancel();
+    for relay in relays {
+        relay.await.unwrap();
+    }
+    assert_eq!(waiting(&queue).await, home.outbox(READY).await);
+    assert_eq!(home.subscriptions().list().await.unwrap()[0].rewinds, 0);
+}
+
+async fn after_a_flush_the_unfinished_is_published_again(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    let mut receipts = Vec::new();
+    for model in 0..10 {
+        receipts.push(home.accept(&format!("m{model}")).await);
+    }
+    let relay = home.relay(opener.clone());
+    relay.pass().await.unwrap();
+    let before = waiting(&opener.queue(QUEUE).await).await;
+    for receipt in &receipts[..4] {
+        home.finish(QUEUE, receipt.message_id.as_deref().unwrap()).await;
+    }
+    // Finished elsewhere is not finished here.
+    home.finish("site", receipts[5].message_id.as_deref().unwrap()).await;
+
+    redis_command(&redis, &mut redis::cmd("FLUSHALL")).await;
+    // Without anything new to publish, too.
+    relay.pass().await.unwrap();
+    assert_eq!(waiting(&opener.queue(QUEUE).await).await, before[4..]);
+
+    redis_command(&redis, &mut redis::cmd("FLUSHALL")).await;
+    home.accept("another").await;
+    relay.pass().await.unwrap();
+    let after = waiting(&opener.queue(QUEUE).await).await;
+    assert_eq!((&after[..6], after.len()), (&before[4..], 7));
+    assert_eq!(home.subscriptions().list().await.unwrap()[0].rewinds, 2);
+}
+
+async fn a_rewound_cursor_is_published_again_from_there(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    for model in 0..5 {
+        home.accept(&format!("m{model}")).await;
+    }
+    let relay = home.relay(opener.clone());
+    relay.pass().await.unwrap();
+    let queue = opener.queue(QUEUE).await;
+    let before = waiting(&queue).await;
+    // As after a crash of Redis: it is back at position 6, with three of the five messages.
+    redis_command(&redis, redis::cmd("HSET").arg(format!("{QUEUE}:cursor")).arg(home.source().await).arg(6)).await;
+    redis_command(&redis, redis::cmd("LTRIM").arg(QUEUE).arg(-3).arg(-1)).await;
+    assert_eq!(waiting(&queue).await, before[..3]);
+    relay.pass().await.unwrap();
+    assert_eq!(waiting(&queue).await, before);
+}
+
+async fn a_foreign_cursor_stops_its_queue_alone(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    home.subscriptions().add(&subscriptions::parse("site=*").unwrap()[0]).await.unwrap();
+    home.accept("a").await;
+    let relay = home.relay(opener.clone());
+    relay.pass().await.unwrap();
+    // The database was restored: in an earlier life it had published up to position 9.
+    redis_command(&redis, redis::cmd("HSET").arg(format!("{QUEUE}:cursor")).arg(home.source().await).arg(9)).await;
+    for model in 0..10 {
+        home.accept(&format!("m{model}")).await;
+    }
+    relay.pass().await.unwrap();
+    let (queue, site) = (opener.queue(QUEUE).await, opener.queue("site").await);
+    assert_eq!((waiting(&queue).await.len(), waiting(&site).await.len()), (1, 22));
+    // It stays stopped although the database has gone past that position meanwhile, also for another relay.
+    assert_eq!(home.relay(opener.clone()).pass().await.unwrap(), 0);
+    let stopped = home.subscriptions().list().await.unwrap().into_iter().find(|subscription| subscription.queue == QUEUE).unwrap();
+    assert!(stopped.stopped.unwrap().contains("restored"));
+    let lanes = relay.status().lanes();
+    assert!(lanes.iter().any(|lane| lane.queue == QUEUE && matches!(&lane.state, LaneState::Stopped { .. })), "{lanes:?}");
+
+    let source = outbox::renew_source(&home.db).await.unwrap();
+    assert_eq!(source, home.source().await);
+    relay.pass().await.unwrap();
+    assert_eq!(waiting(&queue).await[1..], home.outbox(READY).await);
+}
+
+/// A transaction that inserted its event first and commits last.
+async fn late_commits_are_not_passed_over(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    let relay = home.relay(opener.clone());
+    let event = || {
+        let (kind, example) = (hokusai_event::MessageType::ModelReadyToDeploy, jiff::Timestamp::now());
+        NewEvent::new(&hokusai_event::example_event(kind), None, "c".into(), example, 3).unwrap()
+    };
+    let (early, late) = (event(), event());
+    if home.db.backend() == hokusai_db::Backend::Postgres {
+        let mut first = home.db.write().await.unwrap();
+        outbox::append(&mut first, std::slice::from_ref(&early)).await.unwrap();
+        append(&home, &late).await;
+        assert_eq!(relay.pass().await.unwrap(), 1);
+        first.commit().await.unwrap();
+    } else {
+        // There is one writer: what is inserted first is committed first.
+        append(&home, &late).await;
+        assert_eq!(relay.pass().await.unwrap(), 1);
+        append(&home, &early).await;
+    }
+    assert_eq!(relay.pass().await.unwrap(), 1);
+    let expected: Vec<Bytes> = vec![late.envelope, early.envelope];
+    assert_eq!(waiting(&opener.queue(QUEUE).await).await, expected);
+}
+
+async fn append(home: &Home, event: &NewEvent) {
+    let mut tx = home.db.write().await.unwrap();
+    outbox::append(&mut tx, std::slice::from_ref(event)).await.unwrap();
+    tx.commit().await.unwrap();
+}
