@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+pragma solidity ^0.8.34;
+
+import {IModelTokenRegistry} from "../src/IModelTokenRegistry.sol";
+import {ModelToken} from "../src/ModelToken.sol";
+import {ModelTokenRegistry} from "../src/ModelTokenRegistry.sol";
+import {vm} from "./Cheats.sol";
+import {Records} from "./Records.sol";
+
+/// @dev What must hold of any record; the crate's tests hold the registry to examples on a chain.
+contract ModelTokenRegistryTest {
+    ModelTokenRegistry private registry;
+    address private constant OWNER = address(0xA1);
+    address private constant CONTROLLER = address(0xA2);
+
+    function setUp() public {
+        registry = new ModelTokenRegistry(OWNER, CONTROLLER, address(this), 0, address(0));
+    }
+
+    function testFuzz_a_token_carries_its_first_version(IModelTokenRegistry.ModelRecord memory record) public {
+        record = Records.fit(record);
+        address predicted = registry.tokenAddress(record.symbol);
+        _expect(registry.register(record), IModelTokenRegistry.Outcome.TokenCreated);
+        vm.assertEq(registry.tokenOf(record.symbol), predicted, "address");
+        vm.assertEq(registry.versionNumber(Records.versionId(record)), 1, "number");
+        _assertCarries(ModelToken(predicted), record);
+        vm.assertEq(registry.tokenUnderConstruction().length, 0, "nothing is left in transient storage");
+    }
+
+    function testFuzz_a_repeat_changes_nothing(
+        IModelTokenRegistry.ModelRecord memory record,
+        IModelTokenRegistry.ModelRecord memory other
+    ) public {
+        record = Records.fit(record);
+        registry.register(record);
+        other = Records.fit(other);
+        other.symbol = Records.turned(record.symbol);
+        other.modelName = record.modelName;
+        other.modelVersion = record.modelVersion;
+        _expect(registry.register(other), IModelTokenRegistry.Outcome.AlreadyRecorded);
+        _assertCarries(ModelToken(registry.tokenAddress(record.symbol)), record);
+    }
+
+    function testFuzz_a_later_version_leaves_the_first(
+        IModelTokenRegistry.ModelRecord memory first,
+        IModelTokenRegistry.ModelRecord memory second,
+        bool sameMetric
+    ) public {
+        first = Records.fit(first);
+        second = Records.fit(second);
+        second.symbol = Records.turned(first.symbol);
+        second.metricName = sameMetric ? first.metricName : string.concat("not", first.metricName);
+        if (bytes(second.metricName).length > 256) second.metricName = "other";
+        sameMetric = sameMetric && first.lowerIsBetter == second.lowerIsBetter;
+        if (registry.versionNumber(Records.versionId(second)) != 0) return;
+        registry.register(first);
+        if (keccak256(abi.encode(Records.versionId(first).modelName, first.modelVersion))
+                == keccak256(abi.encode(second.modelName, second.modelVersion))) return;
+
+        _expect(registry.register(second), IModelTokenRegistry.Outcome.VersionRecorded);
+        _expect(registry.register(second), IModelTokenRegistry.Outcome.AlreadyRecorded);
+        _expect(registry.register(first), IModelTokenRegistry.Outcome.AlreadyRecorded);
+        ModelToken token = ModelToken(registry.tokenAddress(first.symbol));
+        vm.assertEq(token.versionCount(), 2, "count");
+        vm.assertEq(token.latestVersion(), second.modelVersion, "latest");
+        vm.assertEq(token.currentMetric(), sameMetric ? second.current : first.current, "current");
+        vm.assertEq(token.baselineMetric(), first.baseline, "baseline");
+        vm.assertEq(token.contributor(), first.contributor, "contributor");
+    }
+
+    function testFuzz_a_batch_does_what_single_calls_do(IModelTokenRegistry.ModelRecord[] memory records) public {
+        ModelTokenRegistry single = new ModelTokenRegistry(OWNER, CONTROLLER, address(this), 0, address(0));
+        // What the fuzzer makes up is hardly ever a record; every third is left as it is.
+        for (uint256 i = 0; i < records.length; ++i) if (i % 3 != 2) Records.fit(records[i]);
+        IModelTokenRegistry.Outcome[] memory outcomes = registry.registerMany(records);
+        for (uint256 i = 0; i < records.length; ++i) {
+            try single.register(records[i]) returns (IModelTokenRegistry.Outcome outcome) {
+                _expect(outcomes[i], outcome);
+            } catch (bytes memory reason) {
+                vm.assertTrue(bytes4(reason) == IModelTokenRegistry.InvalidRecord.selector, "refused");
+                _expect(outcomes[i], IModelTokenRegistry.Outcome.Refused);
+            }
+        }
+    }
+
+    function testFuzz_strangers_do_nothing(address stranger, IModelTokenRegistry.ModelRecord memory record) public {
+        if (stranger == address(this) || stranger == OWNER || stranger == CONTROLLER) return;
+        record = Records.fit(record);
+        registry.register(record);
+        address token = registry.tokenAddress(record.symbol);
+        vm.expectPartialRevert(IModelTokenRegistry.MissingRole.selector);
+        vm.prank(stranger);
+        registry.register(record);
+        vm.expectPartialRevert(bytes4(keccak256("OwnableUnauthorizedAccount(address)")));
+        vm.prank(stranger);
+        registry.grantRole(IModelTokenRegistry.Role.Deployer, stranger);
+        vm.expectPartialRevert(bytes4(keccak256("NotController(address)")));
+        vm.prank(stranger);
+        ModelToken(token).mint(stranger, 1);
+        vm.expectPartialRevert(bytes4(keccak256("NotRegistry(address)")));
+        vm.prank(stranger);
+        ModelToken(token).mintInitialSupply(stranger, 1);
+    }
+
+    function testFuzz_code_that_is_no_token_has_no_version(bytes memory code) public {
+        address stranger = address(0xC0DE);
+        vm.etch(stranger, code);
+        vm.assertEq(registry.latestVersion(stranger).number, 0, "number");
+    }
+
+    function _assertCarries(ModelToken token, IModelTokenRegistry.ModelRecord memory record) private view {
+        vm.assertEq(token.symbol(), record.symbol, "symbol");
+        vm.assertEq(token.name(), string.concat("Hokusai ", record.symbol), "name");
+        vm.assertEq(token.modelName(), record.modelName, "model name");
+        vm.assertEq(token.modelVersion(), record.modelVersion, "model version");
+        vm.assertEq(token.modelId(), record.modelId, "model id");
+        vm.assertEq(token.metricName(), record.metricName, "metric name");
+        vm.assertEq(token.baselineMetric(), record.baseline, "baseline");
+        vm.assertEq(token.currentMetric(), record.current, "current");
+        vm.assertEq(token.contributor(), record.contributor, "contributor");
+        vm.assertTrue(token.lowerIsBetter() == record.lowerIsBetter, "direction");
+        vm.assertEq(token.latestVersion(), record.modelVersion, "latest version");
+        vm.assertEq(token.versionCount(), 1, "count");
+    }
+
+    function _expect(IModelTokenRegistry.Outcome actual, IModelTokenRegistry.Outcome expected) private pure {
+        vm.assertEq(uint256(actual), uint256(expected), "outcome");
+    }
+}
