@@ -73,7 +73,7 @@ pub fn read(entry: &[u8]) -> Result<Attempts, Unreadable> {
 pub fn after_failure(entry: &[u8]) -> Result<Bytes, Unreadable> {
     let members = Members::find(entry)?;
     let count = members.attempts.retry_count.saturating_add(1);
-    Ok(rewrite(entry, &members, &[(RETRY_COUNT, &members.retry_count, Some(count))]))
+    Ok(rewrite(entry, &members, &[Change { name: RETRY_COUNT, places: &members.retry_count, count: Some(count) }]))
 }
 
 /// The entry after its lease ran out once more.
@@ -84,7 +84,7 @@ pub fn after_failure(entry: &[u8]) -> Result<Bytes, Unreadable> {
 pub fn after_expiry(entry: &[u8]) -> Result<Bytes, Unreadable> {
     let members = Members::find(entry)?;
     let count = members.attempts.expiries.saturating_add(1);
-    Ok(rewrite(entry, &members, &[(EXPIRIES, &members.expiries, Some(count))]))
+    Ok(rewrite(entry, &members, &[Change { name: EXPIRIES, places: &members.expiries, count: Some(count) }]))
 }
 
 /// The entry with both counters at zero where they are present.
@@ -94,7 +94,8 @@ pub fn after_expiry(entry: &[u8]) -> Result<Bytes, Unreadable> {
 /// As [`read`].
 pub fn reset(entry: &[u8]) -> Result<Bytes, Unreadable> {
     let members = Members::find(entry)?;
-    Ok(rewrite(entry, &members, &[(RETRY_COUNT, &members.retry_count, None), (EXPIRIES, &members.expiries, None)]))
+    let zero = |name, places| Change { name, places, count: None };
+    Ok(rewrite(entry, &members, &[zero(RETRY_COUNT, &members.retry_count), zero(EXPIRIES, &members.expiries)]))
 }
 
 /// Where the counters stand in the entry.
@@ -146,11 +147,18 @@ fn count(text: &str) -> Option<u32> {
     (number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number)).then_some(number as u32)
 }
 
-/// Sets each counter to its new count where it stands, or appends it. `None` sets zero where it stands and appends nothing.
-fn rewrite(entry: &[u8], members: &Members, changes: &[(&str, &Vec<Range<usize>>, Option<u32>)]) -> Bytes {
+/// A counter and its new count; `None` sets zero where it stands and appends nothing.
+struct Change<'a> {
+    name: &'a str,
+    places: &'a [Range<usize>],
+    count: Option<u32>,
+}
+
+/// Sets each counter to its new count where it stands, or appends it.
+fn rewrite(entry: &[u8], members: &Members, changes: &[Change<'_>]) -> Bytes {
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     let mut empty = members.empty;
-    for (name, places, count) in changes {
+    for Change { name, places, count } in changes {
         let text = count.unwrap_or(0).to_string();
         if !places.is_empty() {
             edits.extend(places.iter().map(|place| (place.clone(), text.clone())));

@@ -122,9 +122,7 @@ impl Desk {
                 continue;
             }
             let custody = Custody { delivery: Delivery { entry, attempts }, taken: now, started: now, extended: None };
-            if self.stopping {
-                back.push(custody);
-            } else if attempts.expiries == 0 {
+            if self.stopping || attempts.expiries == 0 {
                 self.ready.push_back(custody);
                 self.cautious = false;
             } else if self.suspect.is_none() {
@@ -134,12 +132,16 @@ impl Desk {
                 back.push(custody);
             }
         }
+        // Taken while the pause began: what the pause put back may have come straight again.
+        if self.pause.as_ref().is_some_and(|pause| now < pause.until) {
+            back.extend(self.ready.drain(..));
+        }
         self.release(back);
     }
 
     /// The next delivery to run, and its slot. `quiet`: no settlement is under way.
     pub(super) fn next(&mut self, quiet: bool, now: Instant) -> Option<(usize, Delivery)> {
-        if self.alone || self.pause.as_ref().is_some_and(|pause| now < pause.until) {
+        if self.stopping || self.alone || self.pause.as_ref().is_some_and(|pause| now < pause.until) {
             return None;
         }
         let slot = self.slots.iter().position(Option::is_none)?;
@@ -197,7 +199,6 @@ impl Desk {
         match verdict {
             Verdict::Held => match early {
                 Some(verdict) => self.end(custody, verdict, now),
-                None if self.stopping => self.release(vec![custody]),
                 None => {
                     self.recovered(now);
                     self.held.insert(custody.delivery.entry.clone(), custody);
@@ -366,12 +367,16 @@ impl Desk {
         self.held.remove(entry).is_some()
     }
 
-    /// Takes no more, and gives back what is unstarted or held.
+    /// Takes and starts no more.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
+    }
+
+    /// Once the last take has ended, which would take them right back: gives back what is unstarted or held.
+    pub(super) fn give_back(&mut self) {
         let mut back: Vec<Custody> =
             self.ready.drain(..).chain(self.suspect.take()).chain(self.held.drain().map(|(_, held)| held)).collect();
-        back.sort_by_key(|custody| custody.taken);
+        back.sort_by_key(|custody| (custody.taken, custody.started));
         self.release(back);
     }
 

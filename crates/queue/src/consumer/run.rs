@@ -60,11 +60,14 @@ struct Run {
     desk: Desk,
     running: FuturesUnordered<BoxFuture<'static, (usize, Verdict)>>,
     settling: FuturesUnordered<BoxFuture<'static, Settlement>>,
-    taking: Option<BoxFuture<'static, (Vec<Bytes>, Result<Taken, Error>)>>,
-    extending: Option<BoxFuture<'static, (Vec<Bytes>, Result<Vec<Settled>, Error>)>>,
+    taking: Option<Asked<Taken>>,
+    extending: Option<Asked<Vec<Settled>>>,
     summary: Summary,
     fatal: Option<Error>,
 }
+
+/// A question to the queue: the entries it is about, and the answer.
+type Asked<T> = BoxFuture<'static, (Vec<Bytes>, Result<T, Error>)>;
 
 enum Event {
     Stop,
@@ -85,6 +88,9 @@ impl Run {
         }
         if self.stop.is_cancelled() && !self.desk.is_stopping() {
             self.desk.stop();
+        }
+        if self.desk.is_stopping() && self.taking.is_none() {
+            self.desk.give_back();
         }
         self.extend(now);
         self.start(now);

@@ -58,7 +58,7 @@ pub struct RedisQueue {
     met: AtomicBool,
     /// Taken and not yet settled through this handle.
     in_hand: AtomicI64,
-    /// The length of main after the last take.
+    /// The length of main after the last take; more than none before the first.
     waiting: AtomicI64,
     /// The length of processing after the last take.
     processing: AtomicI64,
@@ -114,7 +114,7 @@ impl RedisQueue {
             link: Link::new(settings)?,
             met: AtomicBool::new(false),
             in_hand: AtomicI64::new(0),
-            waiting: AtomicI64::new(0),
+            waiting: AtomicI64::new(1),
             processing: AtomicI64::new(0),
         })
     }

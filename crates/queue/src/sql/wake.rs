@@ -8,7 +8,9 @@ use std::{
 use tokio::sync::Notify;
 
 /// By database and queue. Only the handles keep a bell alive.
-static BELLS: LazyLock<Mutex<HashMap<(String, String), Weak<Notify>>>> = LazyLock::new(Mutex::default);
+type Bells = HashMap<(String, String), Weak<Notify>>;
+
+static BELLS: LazyLock<Mutex<Bells>> = LazyLock::new(Mutex::default);
 
 pub(super) fn of(database: &str, queue: &str) -> Arc<Notify> {
     let mut bells = BELLS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,34 @@
+//! One contract, every backend: `conformance` is what a queue promises, `consuming` what a consumer and a reaper make of
+//! it, and both run on Redis, SQLite and PostgreSQL. `redis_lists` is what only Redis has: foreign clients and outages.
+
+mod bench;
+mod conformance;
+mod consuming;
+mod redis_lists;
+
+/// Runs each case on each backend. PostgreSQL takes long to start, so its cases share one test.
+macro_rules! on_every_backend {
+    ($($case:ident)*) => {
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(crate::bench::Bench::redis().await).await;
+            })*
+        }
+
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(crate::bench::Bench::sqlite().await).await;
+            })*
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn postgres() {
+            let db = crate::bench::postgres().await;
+            $(println!("case {}", stringify!($case));
+            $case(crate::bench::Bench::postgres(&db, stringify!($case))).await;)*
+        }
+    };
+}
+pub(crate) use on_every_backend;

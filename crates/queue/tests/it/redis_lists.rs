@@ -1,0 +1,219 @@
+//! What only Redis has: foreign clients on the same lists, orphans, outages, and its own ways to refuse.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use hokusai_queue::{
+    Error, LeaseTerms, Move, Queue, RedisQueue, RedisSettings, Settled, State, Status, Verdict,
+    reaper::{self, ReaperConfig},
+};
+use hokusai_testbed::{Redis, eventually, free_port};
+use redis::{AsyncCommands, aio::MultiplexedConnection};
+
+use crate::{
+    bench::{Bench, NAME, PATIENCE, bytes, message, reaper_config, redis_queue},
+    consuming::{Handling, Work, config},
+};
+
+fn processing() -> String {
+    format!("{NAME}:processing")
+}
+
+async fn raw(redis: &Redis) -> MultiplexedConnection {
+    redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+}
+
+/// What a consumer does that was written against plain Redis.
+async fn foreign_take(connection: &mut MultiplexedConnection) -> Bytes {
+    connection.brpoplpush(NAME, processing(), 1.0).await.unwrap()
+}
+
+#[tokio::test]
+async fn foreign_producers_and_consumers_work_beside_ours() {
+    let bench = Bench::redis().await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let _: () = foreign.lpush(NAME, &["a", "b"]).await.unwrap();
+    assert_eq!(bench.take(1).await, bytes(&["a"]));
+    assert_eq!(foreign_take(&mut foreign).await, "b");
+    bench.push(&["c"]).await;
+    assert_eq!(foreign_take(&mut foreign).await, "c");
+    let removed: i64 = foreign.lrem(processing(), 1, "b").await.unwrap();
+    assert_eq!(removed, 1);
+    assert_eq!(bench.settle(Move::Ack { entry: "a".into() }).await, Settled::Done);
+    assert_eq!(bench.peek(State::Processing).await, bytes(&["c"]));
+}
+
+#[tokio::test]
+async fn what_a_foreign_consumer_abandoned_is_returned() {
+    let bench = Bench::redis().await;
+    bench.pass().await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    bench.push(&[&message(1)]).await;
+    foreign_take(&mut foreign).await;
+    eventually("it is returned", PATIENCE, async || (bench.pass().await.returned == 1).then_some(())).await;
+    let removed: i64 = foreign.lrem(processing(), 1, message(1)).await.unwrap();
+    assert_eq!(removed, 0, "the former holder is fenced");
+    assert!(bench.take_one().await.ends_with(br#""hokusai_expiries":1}"#));
+}
+
+#[tokio::test]
+async fn orphans_are_kept_until_told_otherwise() {
+    let redis = Redis::start().await;
+    let mut foreign = raw(&redis).await;
+    for n in 0..40 {
+        let _: () = foreign.lpush(processing(), message(n)).await.unwrap();
+    }
+    let queue: Arc<dyn Queue> = Arc::new(redis_queue(&redis).await);
+    queue.push(&[message(99).into()]).await.unwrap();
+    let own = queue.take(1, Duration::ZERO, &[]).await.unwrap().entries;
+    let pass = async |reap_orphans| {
+        let terms = LeaseTerms { first_sight: Duration::from_millis(50), reap_orphans, ..LeaseTerms::default() };
+        reaper::pass(&*queue, &ReaperConfig { terms, ..reaper_config() }).await.unwrap()
+    };
+    let mut returned = 0;
+    eventually("what was taken after the first meeting expires", PATIENCE, async || {
+        let report = pass(false).await;
+        assert_eq!(report.survey.orphans, 40);
+        returned += report.returned;
+        (returned == 1).then_some(())
+    })
+    .await;
+    assert!(queue.peek(State::Main, 0, 9).await.unwrap()[0].starts_with(&own[0][..20]));
+    // One is finished by its foreign consumer after all; the lease it leaves behind is found, a stretch in each pass.
+    let _: i64 = foreign.lrem(processing(), 1, message(7)).await.unwrap();
+    eventually("its lease is purged", PATIENCE, async || (pass(false).await.survey.orphans == 39).then_some(())).await;
+    eventually("all are returned", PATIENCE, async || {
+        returned += pass(true).await.returned;
+        (returned == 40).then_some(())
+    })
+    .await;
+    assert_eq!(queue.stats().await.unwrap().processing, 0);
+}
+
+#[tokio::test]
+async fn after_redis_lost_everything_what_is_taken_is_no_orphan() {
+    let bench = Bench::redis().await;
+    bench.push(&["a", "b"]).await;
+    bench.take(1).await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut foreign).await.unwrap();
+    bench.push(&[&message(1)]).await;
+    bench.take_one().await;
+    eventually("it is returned", PATIENCE, async || (bench.pass().await.returned == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_lease_without_an_entry_is_purged() {
+    let bench = Bench::redis().await;
+    bench.push(&["a"]).await;
+    let acks = bench.take(1).await;
+    assert_eq!(bench.pass().await.survey.leased, 1);
+    assert_eq!(bench.taken(1, &acks).await.acked, [Settled::Done], "the hot path leaves the lease behind");
+    eventually("it is purged", PATIENCE, async || (bench.pass().await.survey.purged == 1).then_some(())).await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let keys: Vec<String> = foreign.keys("*").await.unwrap();
+    assert_eq!(keys, [format!("{NAME}:reaper")]);
+}
+
+#[tokio::test]
+async fn every_entry_of_a_long_processing_list_gets_a_lease() {
+    let bench = Bench::redis().await;
+    bench.pass().await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let entries: Vec<String> = (0..1000).map(message).collect();
+    let _: () = foreign.lpush(processing(), &entries).await.unwrap();
+    assert_eq!(bench.pass().await.survey.leased, 1000);
+    let leases: u64 = foreign.zcard(format!("{NAME}:leases")).await.unwrap();
+    assert_eq!(leases, 1000);
+    bench.push(&["mine"]).await;
+    let mine = bench.take(1).await;
+    assert_eq!(bench.taken(1, &mine).await.acked, [Settled::Done], "from whichever end");
+}
+
+#[tokio::test]
+async fn lost_scripts_are_loaded_again() {
+    let bench = Bench::redis().await;
+    bench.push(&["a", "b"]).await;
+    let entries = bench.take(2).await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut foreign).await.unwrap();
+    let moves: Vec<Move> = entries.into_iter().map(|entry| Move::Release { entry }).collect();
+    assert_eq!(bench.queue.settle(&moves).await.unwrap(), [Settled::Done; 2]);
+}
+
+#[tokio::test]
+async fn a_dead_connection_heals() {
+    let bench = Bench::redis().await;
+    bench.push(&["a"]).await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let waiting = bench.queue.clone();
+    assert!(waiting.take(1, Duration::from_millis(20), &[]).await.unwrap().entries.len() == 1);
+    assert!(waiting.take(1, Duration::from_millis(20), &[]).await.unwrap().entries.is_empty());
+    let _: i64 =
+        redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").query_async(&mut foreign).await.unwrap();
+    eventually("stats are answered", PATIENCE, async || bench.queue.stats().await.ok()).await;
+    bench.push(&["b"]).await;
+    let taken = eventually("a take is answered", PATIENCE, async || waiting.take(1, Duration::from_secs(1), &[]).await.ok()).await;
+    assert_eq!(taken.entries, bytes(&["b"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_outlives_an_outage_of_redis() {
+    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let queue: Arc<dyn Queue> = Arc::new(redis_queue(&redis).await);
+    queue.push(&(0..50).map(|n| message(n).into()).collect::<Vec<Bytes>>()).await.unwrap();
+    let handling = Handling::new(|_, handling| {
+        if handling.deliveries() > 20 && !handling.broken.load(std::sync::atomic::Ordering::SeqCst) {
+            return Verdict::Outage { error: "wait for the kill".into() };
+        }
+        Verdict::Done
+    });
+    let mut work = Work::start(&queue, &handling, config());
+    work.until(|status| matches!(status, Status::Paused { .. })).await;
+    redis.kill().await;
+    handling.broken.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(matches!(queue.stats().await, Err(Error::Unavailable { .. })));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(matches!(&*work.status.borrow(), Status::Paused { .. }));
+    redis.restart().await;
+    eventually("everything is handled", PATIENCE, async || {
+        let stats = queue.stats().await.ok()?;
+        (stats.main + stats.processing + stats.delayed == 0).then_some(())
+    })
+    .await;
+    let summary = work.stop().await;
+    assert_eq!((summary.dead, summary.retried), (0, 0), "an outage burns nothing");
+    assert_eq!(handling.seen.lock().unwrap().len(), 50);
+}
+
+#[tokio::test]
+async fn refusals_are_told_apart() {
+    let redis = Redis::start_with(&["--requirepass", "s3cret"]).await;
+    let settings = RedisSettings::from_url(&redis.url()).unwrap();
+    let error = RedisQueue::connect(&settings, NAME).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    let error = RedisQueue::connect(&settings.clone().password("wr0ng"), NAME).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("wr0ng"));
+    let queue = RedisQueue::connect(&settings.password("s3cret"), NAME).await.unwrap();
+    assert!(!format!("{queue:?}").contains("s3cret"));
+
+    let nowhere = RedisSettings::from_host("127.0.0.1", Some(free_port()), false);
+    let error = RedisQueue::connect(&nowhere, NAME).await.unwrap_err();
+    assert!(error.is_outage(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_queue_is_a_misconfiguration() {
+    let bench = Bench::redis().await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let _: () = foreign.set(NAME, "something").await.unwrap();
+    for error in [
+        bench.queue.push(&bytes(&["a"])).await.unwrap_err(),
+        bench.queue.take(1, Duration::ZERO, &[]).await.unwrap_err(),
+        bench.queue.stats().await.unwrap_err(),
+        bench.queue.relay(hokusai_queue::RelayBatch { source: "s", expected: None, next: 1, entries: &bytes(&["a"]) }).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Misconfigured { .. }), "{error:?}");
+    }
+}
