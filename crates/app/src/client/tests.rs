@@ -28,14 +28,21 @@ async fn a_problem_document_is_told_in_sentences() {
         r#"{"type":"urn:hokusai:problem:invalid","title":"A field is not acceptable","status":422,"detail":"See `errors`.","#,
         r#""instance":"/x","request_id":"r-1","errors":[{"field":"token_id","problem":"is missing"},{"field":"","problem":"is odd"}]}"#
     );
-    insta::assert_snapshot!(error(answer).await, @"");
+    insta::assert_snapshot!(error(answer).await, @r#"
+    A field is not acceptable: See `errors`.
+      token_id: is missing
+      the body: is odd
+      (422 from http://server/base, request r-1)
+    "#);
 }
 
 #[tokio::test]
 async fn an_answer_of_something_else_is_shown_in_part() {
-    insta::assert_snapshot!(error("HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\n\r\n<html>\u{7}bad gateway</html>").await, @"");
-    insta::assert_snapshot!(error("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello").await, @"");
-    insta::assert_snapshot!(error("HTTP/1.1 301 Moved\r\nlocation: http://127.0.0.1:1/\r\nconnection: close\r\n\r\n").await, @"");
+    insta::assert_snapshot!(error("HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\n\r\n<html>\u{7}bad gateway</html>").await, @"http://server/base answered 502 Bad Gateway: <html>bad gateway</html>");
+    insta::assert_snapshot!(error("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello").await, @r#"
+    http://server/base answered something else than was asked: expected value at line 1 column 1
+    "#);
+    insta::assert_snapshot!(error("HTTP/1.1 301 Moved\r\nlocation: http://127.0.0.1:1/\r\nconnection: close\r\n\r\n").await, @"http://server/base answered 301 Moved Permanently:");
 }
 
 #[tokio::test]

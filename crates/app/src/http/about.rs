@@ -30,13 +30,13 @@ pub(crate) struct Version {
 }
 
 /// The version of the server.
-#[utoipa::path(get, path = "/version", tag = "operation", responses((status = 200, description = "The version.", body = Version)))]
+#[utoipa::path(get, path = "/version", operation_id = "getVersion", tag = "operation", responses((status = 200, description = "The version.", body = Version)))]
 pub(crate) async fn version(State(api): State<Api>) -> Json<Version> {
     Json(api.version)
 }
 
 /// The JSON Schema of a message type: the whole envelope, as it travels through a queue.
-#[utoipa::path(get, path = "/schemas/{type}", tag = "messages",
+#[utoipa::path(get, path = "/schemas/{type}", operation_id = "getMessageSchema", tag = "messages",
     params(("type" = String, Path, description = "The message type followed by `.json`.", example = "model_ready_to_deploy.json")),
     responses(
         (status = 200, description = "The schema.", body = serde_json::Value, content_type = "application/schema+json"),
@@ -56,7 +56,7 @@ pub(crate) async fn schema(Segment(file): Segment) -> Result<Response, Problem> 
 pub(crate) struct OpenApiBytes(pub(crate) Bytes);
 
 /// This interface, described for programs.
-#[utoipa::path(get, path = "/openapi.json", tag = "operation",
+#[utoipa::path(get, path = "/openapi.json", operation_id = "getOpenApi", tag = "operation",
     responses((status = 200, description = "An OpenAPI 3.1 document.", body = serde_json::Value)))]
 pub(crate) async fn openapi(Extension(OpenApiBytes(document)): Extension<OpenApiBytes>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], document).into_response()

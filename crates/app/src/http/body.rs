@@ -86,7 +86,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     let mut parts = value.split(';').map(|part| part.trim().to_ascii_lowercase());
     let essence = parts.next().unwrap_or_default();
     let json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
-    let utf8 = parts.filter_map(|part| part.strip_prefix("charset=").map(|name| name.trim_matches('"').to_owned())).all(|name| name == "utf-8");
+    let utf8 =
+        parts.filter_map(|part| part.strip_prefix("charset=").map(|name| name.trim_matches('"').to_owned())).all(|name| name == "utf-8");
     json && utf8
 }
 

@@ -65,7 +65,10 @@ impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
         match denial {
             Denial::Otherwise(invalid) => Self::new(Kind::NotOnChain, "Nothing was recorded: see `errors`.").naming(vec![invalid]),
-            Denial::NotFinal => Self::new(Kind::NotFinal, "The transaction is there but not at final depth yet. Send the same request again.").retry_after(15),
+            Denial::NotFinal => {
+                Self::new(Kind::NotFinal, "The transaction is there but not at final depth yet. Send the same request again.")
+                    .retry_after(15)
+            }
             Denial::Unavailable(cause) => Self::unavailable("The chain does not answer. Send the same request again.", &*cause),
         }
     }
@@ -90,7 +93,7 @@ const FIELDS: &[Field] = &[
 ];
 
 /// Says that a registration's model version is on the chain. It is checked there, and recorded as the chain shows it.
-#[utoipa::path(post, path = "/api/v1/registrations/{id}/deployed", tag = "registrations",
+#[utoipa::path(post, path = "/api/v1/registrations/{id}/deployed", operation_id = "reportDeployed", tag = "registrations",
     params(("id" = String, Path, description = "The registration.")),
     request_body = ClaimSchema,
     responses(
@@ -103,7 +106,11 @@ const FIELDS: &[Field] = &[
         (status = 501, description = "This server was given no chain to ask; the variable is named.", body = Document, content_type = problem::CONTENT_TYPE),
         (status = 503, description = "The chain or the database does not answer.", body = Document, content_type = problem::CONTENT_TYPE),
     ))]
-pub(crate) async fn report(State(api): State<Api>, Segment(id): Segment, JsonBytes(bytes): JsonBytes) -> Result<Json<RegistrationDetail>, Problem> {
+pub(crate) async fn report(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<Json<RegistrationDetail>, Problem> {
     let Some(chain) = &api.chain else {
         let detail = "WEB3_PROVIDER_URL is not set for this server, so it cannot look the deployment up on the chain.";
         return Err(Problem::new(Kind::NotConfigured, detail));

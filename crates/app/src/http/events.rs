@@ -60,7 +60,7 @@ impl Default for Streams {
 /// Tells every change of a registration as it happens.
 ///
 /// Each event is named `registration`; its data is a change. Without `Last-Event-ID` the stream begins now.
-#[utoipa::path(get, path = "/api/v1/events", tag = "registrations",
+#[utoipa::path(get, path = "/api/v1/events", operation_id = "streamEvents", tag = "registrations",
     params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event received; browsers send it by themselves.")),
     responses(
         (status = 200, description = "A stream that does not end.", body = ChangeView, content_type = "text/event-stream"),
@@ -74,11 +74,16 @@ pub(crate) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let start = match headers.get(LAST_EVENT_ID) {
-        Some(id) => id.to_str().ok().and_then(read_id).ok_or_else(|| Problem::parameter("Last-Event-ID", "must be the id of an event of this stream"))?,
+        Some(id) => id
+            .to_str()
+            .ok()
+            .and_then(read_id)
+            .ok_or_else(|| Problem::parameter("Last-Event-ID", "must be the id of an event of this stream"))?,
         None => Place { at_ms: jiff::Timestamp::now().as_millisecond(), registration_id: String::new(), number: 0 },
     };
     let place = streams.0.try_acquire_owned();
-    let place = place.map_err(|_| Problem::new(Kind::Unavailable, format!("{MAX_STREAMS} streams are open, and no more are served.")).retry_after(30))?;
+    let place = place
+        .map_err(|_| Problem::new(Kind::Unavailable, format!("{MAX_STREAMS} streams are open, and no more are served.")).retry_after(30))?;
     let stopping = stopping.map_or_else(CancellationToken::new, |Extension(Stopping(token))| token);
     let tail = Tail { database: api.database, floor: start, sent: BTreeSet::new(), waiting: VecDeque::new() };
     let mut response = Sse::new(told(tail, stopping, place)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();

@@ -62,7 +62,8 @@ async fn bounded(patience: Duration, handler: impl Future<Output = Response>) ->
             Problem::new(Kind::Internal, "The cause is in the server's log, under this request_id.").into_response()
         }
         Err(_) => {
-            let detail = format!("No answer within {} s. Whatever was begun may still complete; repeating the request is safe.", patience.as_secs());
+            let detail =
+                format!("No answer within {} s. Whatever was begun may still complete; repeating the request is safe.", patience.as_secs());
             Problem::new(Kind::TooSlow, detail).retry_after(5).into_response()
         }
     }

@@ -147,7 +147,7 @@ pub(crate) struct Detail {
 }
 
 /// How the server and what it depends on are.
-#[utoipa::path(get, path = "/health", tag = "operation", params(Detail), responses(
+#[utoipa::path(get, path = "/health", operation_id = "getHealth", tag = "operation", params(Detail), responses(
     (status = 200, description = "Healthy, or degraded: registrations are accepted, and published when the queue is back.", body = Health),
     (status = 400, description = "A parameter cannot be read.", body = Document, content_type = problem::CONTENT_TYPE),
     (status = 503, description = "Unhealthy: the database does not answer, so nothing can be registered.", body = Health),
@@ -219,10 +219,7 @@ pub(crate) fn advice(error: &hokusai_queue::Error) -> &'static str {
 async fn check_database(api: &Api) -> DatabaseDetails {
     let started = Instant::now();
     let well = database_answers(api).await;
-    DatabaseDetails {
-        status: if well { Condition::Healthy } else { Condition::Unhealthy },
-        latency_ms: well.then(|| elapsed_ms(started)),
-    }
+    DatabaseDetails { status: if well { Condition::Healthy } else { Condition::Unhealthy }, latency_ms: well.then(|| elapsed_ms(started)) }
 }
 
 async fn database_answers(api: &Api) -> bool {
@@ -263,13 +260,13 @@ pub(crate) struct Probe {
 }
 
 /// Whether the process answers at all. Asks nothing of others: an outage elsewhere is no reason to be restarted.
-#[utoipa::path(get, path = "/live", tag = "operation", responses((status = 200, description = "It does.", body = Probe)))]
+#[utoipa::path(get, path = "/live", operation_id = "getLive", tag = "operation", responses((status = 200, description = "It does.", body = Probe)))]
 pub(crate) async fn live() -> Json<Probe> {
     Json(Probe { status: "live" })
 }
 
 /// Whether requests should be sent here: the database answers.
-#[utoipa::path(get, path = "/ready", tag = "operation", responses(
+#[utoipa::path(get, path = "/ready", operation_id = "getReady", tag = "operation", responses(
     (status = 200, description = "They should.", body = Probe),
     (status = 503, description = "The database does not answer.", body = Document, content_type = problem::CONTENT_TYPE),
 ))]

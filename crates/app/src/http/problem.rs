@@ -34,6 +34,7 @@ pub(crate) enum Kind {
     HeadersTooLarge,
     Internal,
     NotConfigured,
+    Upstream,
     Unavailable,
     TooSlow,
 }
@@ -56,6 +57,7 @@ impl Kind {
             Self::HeadersTooLarge => ("headers-too-large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "A header is too long"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The server failed"),
             Self::NotConfigured => ("not-configured", StatusCode::NOT_IMPLEMENTED, "The server is not configured for this"),
+            Self::Upstream => ("upstream", StatusCode::BAD_GATEWAY, "A service needed for this refuses"),
             Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "A service needed for this does not answer"),
             Self::TooSlow => ("too-slow", StatusCode::SERVICE_UNAVAILABLE, "The request took too long"),
         }
@@ -100,29 +102,29 @@ impl From<Invalid> for FieldError {
 /// An error answer (RFC 9457, `application/problem+json`).
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub(crate) struct Document<'a> {
+pub(crate) struct Document {
     /// What sort of problem this is; stable, to be compared and not fetched.
     #[serde(rename = "type")]
     #[schema(example = "urn:hokusai:problem:invalid")]
     kind: String,
     /// The same for every problem of this type.
-    title: &'a str,
+    title: String,
     /// The HTTP status, repeated.
     #[schema(example = 422)]
     status: u16,
     /// What happened here, and what to do about it.
-    detail: &'a str,
+    detail: String,
     /// The address that was asked.
     #[schema(example = "/api/v1/models/register")]
-    instance: &'a str,
+    instance: String,
     /// Finds this request in the server's log; also in the `X-Request-Id` header.
-    request_id: &'a str,
+    request_id: String,
     /// The fields that are wrong.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
     /// On a conflict: the registration that came first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    registration_id: Option<&'a str>,
+    registration_id: Option<String>,
 }
 
 /// A failure on its way to the client.
@@ -181,7 +183,7 @@ impl Problem {
         Self { retry_after_s: Some(seconds), ..self }
     }
 
-    fn because(self, cause: &(dyn std::error::Error + 'static)) -> Self {
+    pub(crate) fn because(self, cause: &(dyn std::error::Error + 'static)) -> Self {
         let chain = std::iter::successors(Some(cause), |error| error.source()).map(ToString::to_string);
         Self { cause: Some(chain.collect::<Vec<_>>().join(": ")), ..self }
     }
@@ -214,13 +216,13 @@ impl Problem {
         let (name, status, title) = self.kind.row();
         let document = Document {
             kind: format!("urn:hokusai:problem:{name}"),
-            title,
+            title: title.to_owned(),
             status: status.as_u16(),
-            detail: &self.detail,
-            instance,
-            request_id,
-            errors: &self.errors,
-            registration_id: self.registration_id.as_deref(),
+            detail: self.detail.clone(),
+            instance: instance.to_owned(),
+            request_id: request_id.to_owned(),
+            errors: self.errors.clone(),
+            registration_id: self.registration_id.clone(),
         };
         let body = serde_json::to_vec(&document).expect("strings and numbers serialise");
         let mut response = (status, Body::from(body)).into_response();

@@ -55,7 +55,7 @@ pub(crate) struct QueueList {
 }
 
 /// The queues, their depths and what is sent to them.
-#[utoipa::path(get, path = "/api/v1/queues", tag = "queues", responses(
+#[utoipa::path(get, path = "/api/v1/queues", operation_id = "listQueues", tag = "queues", responses(
     (status = 200, description = "Every queue; one that does not answer is listed as unhealthy.", body = QueueList),
     (status = 503, description = "The database does not answer.", body = Document, content_type = problem::CONTENT_TYPE),
 ))]
@@ -177,7 +177,7 @@ pub(crate) struct Entries {
 }
 
 /// Reads entries without taking them.
-#[utoipa::path(get, path = "/api/v1/queues/{name}/messages", tag = "queues",
+#[utoipa::path(get, path = "/api/v1/queues/{name}/messages", operation_id = "listQueueMessages", tag = "queues",
     params(("name" = String, Path, description = "The queue, percent-encoded.", example = "hokusai:model_ready_queue"), Page),
     responses(
         (status = 200, description = "The entries.", body = Entries),
@@ -204,6 +204,8 @@ pub(crate) async fn messages(
 #[serde(deny_unknown_fields)]
 pub(crate) struct Chosen {
     /// Ids of entries, as `GET …/messages?state=dlq` shows them; 1 to 200.
+    #[serde(default)]
+    #[schema(required, min_items = 1, max_items = 200)]
     ids: Vec<String>,
 }
 
@@ -219,7 +221,7 @@ pub(crate) struct Outcome {
 }
 
 /// Puts dead-letter entries back into main, their counters reset.
-#[utoipa::path(post, path = "/api/v1/queues/{name}/dlq/redrive", tag = "queues",
+#[utoipa::path(post, path = "/api/v1/queues/{name}/dlq/redrive", operation_id = "redriveDeadLetters", tag = "queues",
     params(("name" = String, Path, description = "The queue, percent-encoded.")),
     request_body = Chosen,
     responses(
@@ -239,7 +241,7 @@ pub(crate) async fn redrive(State(api): State<Api>, Segment(name): Segment, Json
 }
 
 /// Removes dead-letter entries for good.
-#[utoipa::path(post, path = "/api/v1/queues/{name}/dlq/discard", tag = "queues",
+#[utoipa::path(post, path = "/api/v1/queues/{name}/dlq/discard", operation_id = "discardDeadLetters", tag = "queues",
     params(("name" = String, Path, description = "The queue, percent-encoded.")),
     request_body = Chosen,
     responses(

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hokusai_event::{Invalid, Need, check_fields, field_schema, parse_object};
-use hokusai_registry::{RegisterError, RegisterRequest};
+use hokusai_registry::{RegisterError, RegisterRequest, mlflow::MlflowError};
 use serde_json::json;
 use utoipa::ToSchema;
 
@@ -49,7 +49,7 @@ pub(crate) fn request_schema() -> serde_json::Value {
 ///
 /// Sending the same request again (with the same `Idempotency-Key`, or simply the same content) answers what the first
 /// one did. When the answer comes, the registration and its events are committed.
-#[utoipa::path(post, path = "/api/v1/models/register", tag = "registrations",
+#[utoipa::path(post, path = "/api/v1/models/register", operation_id = "registerModel", tag = "registrations",
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "The client's own name for this request; 1 to 255 visible ASCII characters."),
         ("X-Correlation-ID" = Option<String>, Header, description = "Ties together everything that comes of this request; made up if missing."),
@@ -101,8 +101,29 @@ impl From<RegisterError> for Problem {
                 let detail = "The database does not answer. The registration may have been made: send the same request again.";
                 Self::unavailable(detail, cause)
             }
-            RegisterError::Stopped => Self::new(Kind::Unavailable, "The server is stopping; nothing was registered. Send the same request again.").retry_after(5),
+            RegisterError::Stopped => {
+                Self::new(Kind::Unavailable, "The server is stopping; nothing was registered. Send the same request again.").retry_after(5)
+            }
+            RegisterError::Mlflow(error) => of_mlflow(&error),
             _ => Self::internal(&error),
         }
+    }
+}
+
+/// MLflow's address stays in the log.
+fn of_mlflow(error: &MlflowError) -> Problem {
+    match error {
+        MlflowError::Unavailable { .. } => Problem::unavailable("MLflow does not answer. Send the same request again.", error),
+        MlflowError::NotFound { what, message, .. } => {
+            Problem::new(Kind::Invalid, "MLflow does not know what the request refers to; see `errors`.")
+                .naming(vec![Invalid::new("model_uri", format!("refers to {what}, which MLflow does not know: {message}"))])
+        }
+        MlflowError::Refused { doing, status, code, message, .. } => {
+            Problem::new(Kind::Upstream, format!("MLflow refused to {doing}: {status} {code} {message}")).because(error)
+        }
+        MlflowError::Unexpected { doing, problem, .. } => {
+            Problem::new(Kind::Upstream, format!("MLflow answered something unexpected when asked to {doing}: {problem}")).because(error)
+        }
+        _ => Problem::internal(error),
     }
 }

@@ -16,12 +16,15 @@ const MAX_PAGE: u32 = 200;
 const MAX_FILTER_BYTES: usize = 2_048;
 
 /// Lists registrations, the newest first.
-#[utoipa::path(get, path = "/api/v1/registrations", tag = "registrations", params(Search), responses(
+#[utoipa::path(get, path = "/api/v1/registrations", operation_id = "listRegistrations", tag = "registrations", params(Search), responses(
     (status = 200, description = "One page.", body = RegistrationList),
     (status = 400, description = "A parameter is wrong.", body = Document, content_type = problem::CONTENT_TYPE),
     (status = 503, description = "The database does not answer.", body = Document, content_type = problem::CONTENT_TYPE),
 ))]
-pub(crate) async fn list(State(api): State<Api>, search::Search(search): search::Search<Search>) -> Result<Json<RegistrationList>, Problem> {
+pub(crate) async fn list(
+    State(api): State<Api>,
+    search::Search(search): search::Search<Search>,
+) -> Result<Json<RegistrationList>, Problem> {
     let limit = search.limit.unwrap_or(DEFAULT_PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::parameter("limit", format!("must be 1 to {MAX_PAGE}")));
@@ -32,7 +35,8 @@ pub(crate) async fn list(State(api): State<Api>, search::Search(search): search:
         }
     }
     // One more than asked for says whether there is a next page.
-    let filter = Filter { status: search.status.map(Into::into), token: search.token, model: search.model, after: search.after, limit: limit + 1 };
+    let filter =
+        Filter { status: search.status.map(Into::into), token: search.token, model: search.model, after: search.after, limit: limit + 1 };
     let mut found = api.registrations.list(&filter).await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);
@@ -41,7 +45,7 @@ pub(crate) async fn list(State(api): State<Api>, search::Search(search): search:
 }
 
 /// One registration with its history.
-#[utoipa::path(get, path = "/api/v1/registrations/{id}", tag = "registrations",
+#[utoipa::path(get, path = "/api/v1/registrations/{id}", operation_id = "getRegistration", tag = "registrations",
     params(("id" = String, Path, description = "The registration.")),
     responses(
         (status = 200, description = "The registration.", body = RegistrationDetail),
@@ -53,7 +57,7 @@ pub(crate) async fn show(State(api): State<Api>, Segment(id): Segment) -> Result
 }
 
 /// A token and the model versions registered for it.
-#[utoipa::path(get, path = "/api/v1/tokens/{symbol}", tag = "registrations",
+#[utoipa::path(get, path = "/api/v1/tokens/{symbol}", operation_id = "getToken", tag = "registrations",
     params(("symbol" = String, Path, description = "The token's symbol; case does not matter.", example = "msg-ai")),
     responses(
         (status = 200, description = "The token.", body = Token),

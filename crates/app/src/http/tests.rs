@@ -78,7 +78,12 @@ impl Server {
             registrar,
             registrations: Registrations::new(database.clone()),
             subscriptions: Subscriptions::new(database.clone()),
-            queues: Queues { carrier: Carrier::Local, default: QUEUE.into(), others: Vec::new(), opener: Arc::new(Local(database.clone())) },
+            queues: Queues {
+                carrier: Carrier::Local,
+                default: QUEUE.into(),
+                others: Vec::new(),
+                opener: Arc::new(Local(database.clone())),
+            },
             database,
             relay: None,
             chain: None,

@@ -14,7 +14,20 @@ fn redis_settings(redis: &Redis) -> RedisSettings {
 #[tokio::test]
 async fn health_on_a_local_queue() {
     let server = Server::start().await;
-    insta::assert_snapshot!(server.get("/health").await.shown(), @"");
+    insta::assert_snapshot!(server.get("/health").await.shown(), @r#"
+    200 application/json
+    {
+      "status": "healthy",
+      "service": "hokusai",
+      "version": "1.2.3",
+      "services": {
+        "redis": "not_configured",
+        "message_queue": "healthy",
+        "database": "healthy",
+        "relay": "not_configured"
+      }
+    }
+    "#);
 }
 
 #[tokio::test]
@@ -27,7 +40,41 @@ async fn health_in_detail_on_redis() {
     })
     .await;
     server.queue().await.push(&["{}".into(), "[]".into()]).await.unwrap();
-    insta::assert_snapshot!(server.get("/health?detailed=true").await.shown(), @"");
+    insta::assert_snapshot!(server.get("/health?detailed=true").await.shown(), @r#"
+    200 application/json
+    {
+      "status": "healthy",
+      "service": "hokusai",
+      "version": "1.2.3",
+      "services": {
+        "redis": "healthy",
+        "message_queue": "healthy",
+        "database": "healthy",
+        "relay": "healthy",
+        "message_queue_details": {
+          "status": "healthy",
+          "type": "redis",
+          "queue_name": "hokusai:model_ready_queue",
+          "latency_ms": "[ms]",
+          "queue_depths": {
+            "main": 2,
+            "processing": 0,
+            "dlq": 0,
+            "delayed": 0
+          }
+        },
+        "database_details": {
+          "status": "healthy",
+          "latency_ms": "[ms]"
+        },
+        "relay_details": {
+          "status": "healthy",
+          "lag": 0,
+          "queues": []
+        }
+      }
+    }
+    "#);
 }
 
 #[tokio::test]
@@ -43,7 +90,37 @@ async fn health_with_a_dead_redis_is_degraded_and_says_so_soon() {
     let started = std::time::Instant::now();
     let answer = server.get("/health?detailed=true").await;
     assert!(started.elapsed().as_secs() < 4, "{:?}", started.elapsed());
-    insta::assert_snapshot!(answer.shown(), @"");
+    insta::assert_snapshot!(answer.shown(), @r#"
+    200 application/json
+    {
+      "status": "degraded",
+      "service": "hokusai",
+      "version": "1.2.3",
+      "services": {
+        "redis": "unhealthy",
+        "message_queue": "unhealthy",
+        "database": "healthy",
+        "relay": "not_configured",
+        "message_queue_details": {
+          "status": "unhealthy",
+          "type": "redis",
+          "queue_name": "hokusai:model_ready_queue",
+          "latency_ms": null,
+          "queue_depths": null,
+          "error": "The queue is not reachable: check that it runs, its address, and the network between."
+        },
+        "database_details": {
+          "status": "healthy",
+          "latency_ms": "[ms]"
+        },
+        "relay_details": {
+          "status": "not_configured",
+          "lag": 0,
+          "queues": []
+        }
+      }
+    }
+    "#);
 
     // Registrations are accepted all the same.
     assert_eq!(server.register(&good()).await.status, StatusCode::CREATED);
@@ -53,22 +130,76 @@ async fn health_with_a_dead_redis_is_degraded_and_says_so_soon() {
 async fn health_without_a_database_is_unhealthy() {
     let server = Server::start().await;
     server.api.database.close().await;
-    insta::assert_snapshot!(server.get("/health").await.shown(), @"");
-    insta::assert_snapshot!(server.get("/ready").await.shown(), @"");
-    insta::assert_snapshot!(server.get("/live").await.shown(), @"");
+    insta::assert_snapshot!(server.get("/health").await.shown(), @r#"
+    503 application/json
+    {
+      "status": "unhealthy",
+      "service": "hokusai",
+      "version": "1.2.3",
+      "services": {
+        "redis": "not_configured",
+        "message_queue": "unhealthy",
+        "database": "unhealthy",
+        "relay": "not_configured"
+      }
+    }
+    "#);
+    insta::assert_snapshot!(server.get("/ready").await.shown(), @r#"
+    503 application/problem+json
+    {
+      "type": "urn:hokusai:problem:unavailable",
+      "title": "A service needed for this does not answer",
+      "status": 503,
+      "detail": "The database does not answer.",
+      "instance": "/ready",
+      "request_id": "[uuid]"
+    }
+    "#);
+    insta::assert_snapshot!(server.get("/live").await.shown(), @r#"
+    200 application/json
+    {
+      "status": "live"
+    }
+    "#);
 }
 
 #[tokio::test]
 async fn health_refuses_what_it_cannot_read() {
     let server = Server::start().await;
-    insta::assert_snapshot!(server.get("/health?detailed=maybe").await.shown(), @"");
+    insta::assert_snapshot!(server.get("/health?detailed=maybe").await.shown(), @r#"
+    400 application/problem+json
+    {
+      "type": "urn:hokusai:problem:bad-parameter",
+      "title": "A parameter or header is not acceptable",
+      "status": 400,
+      "detail": "`detailed` is not acceptable; see `errors`.",
+      "instance": "/health",
+      "request_id": "[uuid]",
+      "errors": [
+        {
+          "field": "detailed",
+          "problem": "provided string was not `true` or `false`"
+        }
+      ]
+    }
+    "#);
 }
 
 #[tokio::test]
 async fn ready_and_version() {
     let server = Server::start().await;
-    insta::assert_snapshot!(server.get("/ready").await.shown(), @"");
-    insta::assert_snapshot!(server.get("/version").await.shown(), @"");
+    insta::assert_snapshot!(server.get("/ready").await.shown(), @r#"
+    200 application/json
+    {
+      "status": "ready"
+    }
+    "#);
+    insta::assert_snapshot!(server.get("/version").await.shown(), @r#"
+    200 application/json
+    {
+      "version": "1.2.3"
+    }
+    "#);
 }
 
 #[tokio::test]
@@ -79,7 +210,17 @@ async fn every_message_type_has_its_schema() {
         assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, Some("application/schema+json")));
         assert_eq!(answer.json(), hokusai_event::schema(kind));
     }
-    insta::assert_snapshot!(server.get("/schemas/model_ready.json").await.shown(), @"");
+    insta::assert_snapshot!(server.get("/schemas/model_ready.json").await.shown(), @r#"
+    404 application/problem+json
+    {
+      "type": "urn:hokusai:problem:unknown",
+      "title": "There is nothing by that name",
+      "status": 404,
+      "detail": "There is no schema `model_ready.json`; there are: model_ready_to_deploy.json, model_registered.json, model_validation_failed.json, model_deployed.json, metric_improved.json.",
+      "instance": "/schemas/model_ready.json",
+      "request_id": "[uuid]"
+    }
+    "#);
     assert_eq!(server.get("/schemas/model_ready_to_deploy").await.status, StatusCode::NOT_FOUND);
 }
 
@@ -91,7 +232,24 @@ async fn the_openapi_document_lists_every_route() {
     let paths = document["paths"].as_object().unwrap();
     let routes: Vec<String> =
         paths.iter().flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |method| format!("{method} {path}"))).collect();
-    insta::assert_snapshot!(routes.join("\n"), @"");
+    insta::assert_snapshot!(routes.join("\n"), @r#"
+    get /api/v1/events
+    post /api/v1/models/register
+    get /api/v1/queues
+    post /api/v1/queues/{name}/dlq/discard
+    post /api/v1/queues/{name}/dlq/redrive
+    get /api/v1/queues/{name}/messages
+    get /api/v1/registrations
+    get /api/v1/registrations/{id}
+    post /api/v1/registrations/{id}/deployed
+    get /api/v1/tokens/{symbol}
+    get /health
+    get /live
+    get /openapi.json
+    get /ready
+    get /schemas/{type}
+    get /version
+    "#);
 }
 
 /// Every reference leads somewhere, every operation has a unique id and a summary, and every error is a problem document.
@@ -138,7 +296,13 @@ fn collect_references(value: &Value, found: &mut Vec<String>) {
 }
 
 fn check_path_parameters(path: &str, operation: &Value) {
-    let declared: BTreeSet<&str> = operation["parameters"].as_array().into_iter().flatten().filter(|each| each["in"] == "path").filter_map(|each| each["name"].as_str()).collect();
+    let declared: BTreeSet<&str> = operation["parameters"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|each| each["in"] == "path")
+        .filter_map(|each| each["name"].as_str())
+        .collect();
     let used: BTreeSet<&str> = path.split('{').skip(1).filter_map(|part| part.split('}').next()).collect();
     assert_eq!(declared, used, "{path}");
 }

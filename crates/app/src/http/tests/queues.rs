@@ -26,15 +26,75 @@ async fn give_up(server: &Server, messages: &[&str]) -> Vec<Bytes> {
 async fn the_queues_and_what_is_sent_to_them() {
     let server = Server::start_with(|api| api.queues.others.push("model_events".into())).await;
     server.queue().await.push(&["{}".into()]).await.unwrap();
-    insta::assert_snapshot!(server.get("/api/v1/queues").await.shown(), @"");
+    insta::assert_snapshot!(server.get("/api/v1/queues").await.shown(), @r#"
+    200 application/json
+    {
+      "queues": [
+        {
+          "name": "hokusai:model_ready_queue",
+          "default": true,
+          "status": "healthy",
+          "depths": {
+            "main": 1,
+            "processing": 0,
+            "dlq": 0,
+            "delayed": 0
+          },
+          "message_types": [
+            "model_ready_to_deploy"
+          ]
+        },
+        {
+          "name": "model_events",
+          "default": false,
+          "status": "healthy",
+          "depths": {
+            "main": 0,
+            "processing": 0,
+            "dlq": 0,
+            "delayed": 0
+          },
+          "message_types": []
+        }
+      ]
+    }
+    "#);
 }
 
 #[tokio::test]
 async fn entries_are_json_where_they_are_and_base64_where_not() {
     let server = Server::start().await;
-    let entries = [Bytes::from_static(b"{\"b\": 1.50, \"a\": \"\xc3\xa9\"}"), Bytes::from_static(b"{broken"), Bytes::from_static(b"\xff\x00")];
+    let entries =
+        [Bytes::from_static(b"{\"b\": 1.50, \"a\": \"\xc3\xa9\"}"), Bytes::from_static(b"{broken"), Bytes::from_static(b"\xff\x00")];
     server.queue().await.push(&entries).await.unwrap();
-    insta::assert_snapshot!(server.get(MESSAGES).await.shown(), @"");
+    insta::assert_snapshot!(server.get(MESSAGES).await.shown(), @r#"
+    200 application/json
+    {
+      "queue": "hokusai:model_ready_queue",
+      "state": "main",
+      "offset": 0,
+      "entries": [
+        {
+          "id": "df6a2db93028918baf0010db930f7c1b4ff79638ae5e65b488d6e4ef1c5d3c9c",
+          "bytes": 22,
+          "json": {
+            "b": 1.5,
+            "a": "é"
+          }
+        },
+        {
+          "id": "be302461cda285db3ed2d45fb767b23e08ca8808b35a638009937df22b332d73",
+          "bytes": 7,
+          "base64": "e2Jyb2tlbg=="
+        },
+        {
+          "id": "ea5dbf9596d187e9500f23e9a680109475341cf4e81f7e043f7d97152c10772f",
+          "bytes": 2,
+          "base64": "/wA="
+        }
+      ]
+    }
+    "#);
     let page = server.get(&format!("{MESSAGES}?offset=1&limit=1")).await.json();
     assert_eq!((&page["entries"][0]["base64"], &page["next_offset"]), (&json!("e2Jyb2tlbg=="), &json!(2)));
     assert!(String::from_utf8(server.get(MESSAGES).await.bytes).unwrap().contains("1.50"), "entries are shown as written");
@@ -43,7 +103,17 @@ async fn entries_are_json_where_they_are_and_base64_where_not() {
 #[tokio::test]
 async fn what_cannot_be_looked_into() {
     let server = Server::start().await;
-    insta::assert_snapshot!(server.get("/api/v1/queues/elsewhere/messages").await.shown(), @"");
+    insta::assert_snapshot!(server.get("/api/v1/queues/elsewhere/messages").await.shown(), @r#"
+    404 application/problem+json
+    {
+      "type": "urn:hokusai:problem:unknown",
+      "title": "There is nothing by that name",
+      "status": 404,
+      "detail": "There is no queue `elsewhere`; GET /api/v1/queues lists the queues.",
+      "instance": "/api/v1/queues/elsewhere/messages",
+      "request_id": "[uuid]"
+    }
+    "#);
     for query in ["state=gone", "limit=0", "limit=201", "limit=x", "offset=-1", "ofset=1"] {
         let answer = server.get(&format!("{MESSAGES}?{query}")).await;
         let (name, _) = query.split_once('=').unwrap();
@@ -80,10 +150,26 @@ async fn a_discarded_entry_is_gone() {
 async fn a_repair_names_its_entries() {
     let server = Server::start().await;
     let mut lines = Vec::new();
-    for body in ["", "{}", "{\"ids\":[]}", "{\"ids\":\"all\"}", "{\"ids\":[1]}", "{\"ids\":[\"a\"],\"all\":true}", "[\"a\"]", "{\"ids\":[\"a\"]} x"] {
+    for body in
+        ["", "{}", "{\"ids\":[]}", "{\"ids\":\"all\"}", "{\"ids\":[1]}", "{\"ids\":[\"a\"],\"all\":true}", "[\"a\"]", "{\"ids\":[\"a\"]} x"]
+    {
         let answer = server.post("/api/v1/queues/hokusai:model_ready_queue/dlq/discard", body).await;
         let error = answer.json()["errors"][0].clone();
-        lines.push(format!("{body} → {} {}: {}", answer.status.as_u16(), error["field"].as_str().unwrap(), error["problem"].as_str().unwrap()));
+        lines.push(format!(
+            "{body} → {} {}: {}",
+            answer.status.as_u16(),
+            error["field"].as_str().unwrap(),
+            error["problem"].as_str().unwrap()
+        ));
     }
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+     → 400 : EOF while parsing a value at line 1 column 0
+    {} → 422 ids: must hold 1 to 200 ids
+    {"ids":[]} → 422 ids: must hold 1 to 200 ids
+    {"ids":"all"} → 422 ids: invalid type: string "all", expected a sequence at line 1 column 12
+    {"ids":[1]} → 422 ids[0]: invalid type: integer `1`, expected a string at line 1 column 9
+    {"ids":["a"],"all":true} → 422 all: unknown field `all`, expected `ids` at line 1 column 18
+    ["a"] → 422 [0]: invalid type: string "a", expected a sequence at line 1 column 4
+    {"ids":["a"]} x → 400 : trailing characters at line 1 column 15
+    "#);
 }

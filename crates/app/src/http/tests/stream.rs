@@ -63,7 +63,18 @@ async fn every_change_is_told_once_and_a_reader_goes_on_where_it_was() {
     mask(&mut shown);
     shown["detail"] = json!("…");
     assert_eq!((first.event.as_str(), &first.data["registration_id"]), ("registration", &registered.json()["registration_id"]));
-    insta::assert_snapshot!(serde_json::to_string_pretty(&shown).unwrap(), @"");
+    insta::assert_snapshot!(serde_json::to_string_pretty(&shown).unwrap(), @r#"
+    {
+      "registration_id": "[uuid]",
+      "status": "deploying",
+      "model_id": "chat-model/1/msg-ai",
+      "token_id": "msg-ai",
+      "number": 1,
+      "at": "[time]",
+      "step": "queued",
+      "detail": "…"
+    }
+    "#);
     let second = reader.next().await.unwrap();
     assert_eq!((second.data["number"].as_i64(), second.data["step"].as_str()), (Some(2), Some("deploying")));
 
@@ -78,7 +89,23 @@ async fn every_change_is_told_once_and_a_reader_goes_on_where_it_was() {
 async fn an_id_that_is_none_of_ours_is_refused() {
     let server = Server::start().await;
     let request = Request::get("/api/v1/events").header("last-event-id", "yesterday");
-    insta::assert_snapshot!(server.send(request.body(Body::empty()).unwrap()).await.shown(), @"");
+    insta::assert_snapshot!(server.send(request.body(Body::empty()).unwrap()).await.shown(), @r#"
+    400 application/problem+json
+    {
+      "type": "urn:hokusai:problem:bad-parameter",
+      "title": "A parameter or header is not acceptable",
+      "status": 400,
+      "detail": "`Last-Event-ID` is not acceptable; see `errors`.",
+      "instance": "/api/v1/events",
+      "request_id": "[uuid]",
+      "errors": [
+        {
+          "field": "Last-Event-ID",
+          "problem": "must be the id of an event of this stream"
+        }
+      ]
+    }
+    "#);
 }
 
 #[tokio::test]
