@@ -165,10 +165,14 @@ impl MlflowClient {
     ///
     /// # Errors
     ///
-    /// [`MlflowError::Settings`] if the address is not http or https.
+    /// [`MlflowError::Settings`] if the address is not http or https, or holds credentials.
     pub fn new(settings: MlflowSettings) -> Result<Self, MlflowError> {
         if !matches!(settings.tracking_uri.scheme(), "http" | "https") {
             return Err(MlflowError::Settings("must begin with http:// or https://, as an MLflow server's address does".into()));
+        }
+        if !settings.tracking_uri.username().is_empty() || settings.tracking_uri.password().is_some() {
+            let problem = "must not hold credentials: give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD";
+            return Err(MlflowError::Settings(problem.into()));
         }
         let http = reqwest::Client::builder().timeout(settings.timeout).connect_timeout(settings.timeout).build();
         Ok(Self { http: http.map_err(|error| MlflowError::Settings(error.to_string()))?, settings })
@@ -197,8 +201,14 @@ impl MlflowClient {
     /// [`MlflowError::NotFound`] if there is none.
     pub async fn aliased(&self, name: &str, alias: &str) -> Result<ModelVersion, MlflowError> {
         let doing = format!("look up alias {alias:?} of model {name:?}");
-        let answer: VersionAnswer = self.get("registered-models/alias", &[("name", name), ("alias", alias)], doing).await?;
-        Ok(answer.model_version)
+        match self.get("registered-models/alias", &[("name", name), ("alias", alias)], doing).await {
+            Ok(VersionAnswer { model_version }) => Ok(model_version),
+            // For an alias that does not exist MLflow does not answer 404.
+            Err(MlflowError::Refused { address, code, message, .. }) if code == "INVALID_PARAMETER_VALUE" => {
+                Err(MlflowError::NotFound { address, what: format!("alias {alias:?} of model {name:?}"), message })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Every version that came of a run, of any model.

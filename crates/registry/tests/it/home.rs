@@ -7,7 +7,8 @@ use bytes::Bytes;
 use hokusai_db::{Database, Migration};
 use hokusai_queue::{Queue, RedisQueue, RedisSettings, SqlQueue};
 use hokusai_registry::{
-    Nudge, QueueOpener, Receipt, RegisterError, RegisterRequest, Registrar, RegistrarOptions, Relay, RelayConfig, Subscriptions, registrar,
+    Mlflow, Nudge, QueueOpener, Receipt, RegisterError, RegisterRequest, Registrar, RegistrarOptions, Relay, RelayConfig, Subscriptions,
+    registrar,
 };
 use hokusai_testbed::{Postgres, Redis};
 use serde_json::{Value, json};
@@ -48,6 +49,11 @@ impl Home {
     /// A second registrar on the same database, with connections of its own, as another process has.
     pub(crate) async fn other_process(&self) -> (Registrar, DropGuard) {
         start(&Database::open(&self.url).await.unwrap(), RegistrarOptions::default())
+    }
+
+    /// A registrar on this database that asks MLflow.
+    pub(crate) fn with_mlflow(&self, mlflow: Mlflow) -> (Registrar, DropGuard) {
+        start(&self.db, RegistrarOptions { mlflow: Some(mlflow), ..RegistrarOptions::default() })
     }
 
     pub(crate) async fn register(&self, request: RegisterRequest) -> Result<Receipt, RegisterError> {

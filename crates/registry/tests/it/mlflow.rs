@@ -1,1 +1,233 @@
-//! Registering with a real MLflow server.
+//! Registering with a real MLflow server, one for the whole test.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hokusai_registry::{Conflicting, Mlflow, MlflowClient, MlflowError, MlflowSettings, RegisterError, Registrar};
+use hokusai_testbed::{Process, eventually, free_port};
+use serde_json::{Value, json};
+
+use crate::home::{Home, request};
+
+const INSTALL: &str =
+    "MLflow is not installed: run scripts/setup, or set HOKUSAI_TEST_MLFLOW to a virtual environment that has mlflow 3.17.2";
+
+/// An MLflow server, which can be killed and started again on the same data.
+struct Server {
+    process: Process,
+    port: u16,
+    dir: tempfile::TempDir,
+    http: reqwest::Client,
+}
+
+/// The virtual environment that has MLflow.
+fn environment() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let given = std::env::var_os("HOKUSAI_TEST_MLFLOW").map(PathBuf::from);
+    let environment = given.unwrap_or_else(|| root.join(".scratch/mlflow/venv"));
+    assert!(environment.join("bin/mlflow").exists(), "{}: {INSTALL}", environment.display());
+    environment
+}
+
+impl Server {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let process = Self::launch(dir.path(), port);
+        let server = Self { process, port, dir, http: reqwest::Client::new() };
+        server.ready().await;
+        server
+    }
+
+    /// What `mlflow server` starts, without its supervisor, so that killing the process kills the server.
+    fn launch(dir: &Path, port: u16) -> Process {
+        let here = dir.display();
+        let args = [
+            format!("_MLFLOW_SERVER_FILE_STORE=sqlite:///{here}/mlflow.db"),
+            "_MLFLOW_SERVER_ARTIFACT_ROOT=mlflow-artifacts:/".into(),
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS=true".into(),
+            format!("_MLFLOW_SERVER_ARTIFACT_DESTINATION={here}/artifacts"),
+            "_MLFLOW_SGI_NAME=uvicorn".into(),
+            environment().join("bin/python").display().to_string(),
+            "-m".into(),
+            "uvicorn".into(),
+            "mlflow.server.fastapi_app:app".into(),
+            format!("--port={port}"),
+            "--workers=1".into(),
+        ];
+        Process::start(Path::new("/usr/bin/env"), &args, None, &dir.join("mlflow.log"), INSTALL)
+    }
+
+    async fn restart(&mut self) {
+        self.process.kill();
+        self.process = Self::launch(self.dir.path(), self.port);
+        self.ready().await;
+    }
+
+    async fn ready(&self) {
+        let health = format!("{}/health", self.url());
+        eventually("MLflow answers", Duration::from_secs(90), async || {
+            let answer = self.http.get(&health).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn client(&self) -> MlflowClient {
+        MlflowClient::new(MlflowSettings::new(self.url().parse().unwrap())).unwrap()
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        let answer = self.http.post(format!("{}/api/2.0/mlflow/{path}", self.url())).json(&body).send().await.unwrap();
+        let (status, body) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    async fn run(&self) -> String {
+        let run = self.post("runs/create", json!({ "experiment_id": "0" })).await;
+        run["run"]["info"]["run_id"].as_str().unwrap().to_owned()
+    }
+
+    async fn versions(&self, run_id: &str) -> usize {
+        self.client().versions_of_run(run_id).await.unwrap().len()
+    }
+}
+
+async fn register(registrar: &Registrar, change: Value) -> Result<hokusai_registry::Receipt, RegisterError> {
+    registrar.register(request(change), None, None).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mlflow_resolves_and_numbers() {
+    let mut server = Server::start().await;
+    a_run_gets_one_version(&server).await;
+    names_and_aliases_are_resolved(&server).await;
+    logged_models_are_resolved(&server).await;
+    what_mlflow_does_not_know_is_refused(&server).await;
+    requests_at_once_make_one_version(&server).await;
+    an_outage_and_a_lost_answer_converge(&mut server).await;
+}
+
+async fn a_run_gets_one_version(server: &Server) {
+    let home = Home::sqlite().await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    let run = server.run().await;
+    let uri = format!("runs:/{run}/model");
+    let first = register(&registrar, json!({ "model_uri": uri })).await.unwrap();
+    assert_eq!((first.model_version.as_str(), first.mlflow_run_id.as_str()), ("1", run.as_str()));
+    assert!(register(&registrar, json!({ "model_uri": uri })).await.unwrap().replayed);
+    // Another token of the same model shares its version; another artifact has its own.
+    assert_eq!(register(&registrar, json!({ "model_uri": uri, "token_id": "other" })).await.unwrap().model_version, "1");
+    let second = register(&registrar, json!({ "model_uri": format!("runs:/{run}/second") })).await.unwrap();
+    assert_eq!((second.model_version.as_str(), server.versions(&run).await), ("2", 2));
+    let found = server.client().version("msg model", "1").await.unwrap();
+    assert_eq!(found.source, format!("mlflow-artifacts:/0/{run}/artifacts/model"));
+
+    // A registry that lost its tables finds the version that MLflow has.
+    let other = Home::sqlite().await;
+    let (registrar, _running) = other.with_mlflow(Mlflow::new(server.client()));
+    assert_eq!(register(&registrar, json!({ "model_uri": uri })).await.unwrap().model_version, "1");
+    assert_eq!(server.versions(&run).await, 2);
+}
+
+async fn names_and_aliases_are_resolved(server: &Server) {
+    let home = Home::sqlite().await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    let run = server.run().await;
+    let named = async |uri: &str| register(&registrar, json!({ "model_name": "it's \"named\"", "model_uri": uri })).await;
+    let first = named(&format!("runs:/{run}/model")).await.unwrap();
+    // The same version by another name is the same registration.
+    assert_eq!(named("models:/it's \"named\"/1").await.unwrap().registration_id, first.registration_id);
+    server.post("registered-models/alias", json!({ "name": "it's \"named\"", "alias": "champion", "version": "1" })).await;
+    assert!(named("models:/it's \"named\"@champion").await.unwrap().replayed);
+    let changed = json!({ "model_name": "it's \"named\"", "model_uri": "models:/it's \"named\"@champion", "current_value": 0.99 });
+    let conflict = register(&registrar, changed).await.unwrap_err();
+    assert!(matches!(conflict, RegisterError::Conflict { what: Conflicting::Identity, .. }), "{conflict}");
+    let wrong_run = json!({ "model_name": "it's \"named\"", "model_uri": "models:/it's \"named\"/1", "mlflow_run_id": "other" });
+    let invalid = register(&registrar, wrong_run).await.unwrap_err();
+    assert!(matches!(&invalid, RegisterError::Invalid(invalid) if invalid.field == "mlflow_run_id"), "{invalid}");
+}
+
+/// As MLflow 3 logs models: beside the run, not inside it.
+async fn logged_models_are_resolved(server: &Server) {
+    let home = Home::sqlite().await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    let run = server.run().await;
+    let logged = server.post("logged-models", json!({ "experiment_id": "0", "name": "model", "source_run_id": run })).await;
+    let model_id = logged["model"]["info"]["model_id"].as_str().unwrap();
+    server.post("runs/outputs", json!({ "run_id": run, "models": [{ "model_id": model_id, "step": 0 }] })).await;
+    let named = async |uri: String| register(&registrar, json!({ "model_name": "logged", "model_uri": uri })).await.unwrap();
+    let by_run = named(format!("runs:/{run}/model")).await;
+    assert_eq!(server.client().version("logged", "1").await.unwrap().source, format!("models:/{model_id}"));
+    let by_id = named(format!("models:/{model_id}")).await;
+    assert_eq!((by_id.registration_id, by_id.mlflow_run_id), (by_run.registration_id, run.clone()));
+    assert_eq!(server.versions(&run).await, 1);
+}
+
+async fn what_mlflow_does_not_know_is_refused(server: &Server) {
+    let home = Home::sqlite().await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    for uri in ["runs:/nothing/model", "runs:/no'thing/model", "models:/msg model/99", "models:/msg model@nobody", "models:/m-0123456789"] {
+        let error = register(&registrar, json!({ "model_uri": uri })).await.unwrap_err();
+        assert!(matches!(&error, RegisterError::Mlflow(error) if matches!(**error, MlflowError::NotFound { .. })), "{uri}: {error}");
+    }
+    assert_eq!(home.count("registrations").await, 0);
+}
+
+async fn requests_at_once_make_one_version(server: &Server) {
+    let home = Home::sqlite().await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    let run = server.run().await;
+    let tasks = (0..8).map(|task| {
+        let change = json!({ "model_name": "busy", "model_uri": format!("runs:/{run}/model"), "token_id": format!("t{}", task % 4) });
+        let registrar = registrar.clone();
+        tokio::spawn(async move { register(&registrar, change).await.unwrap().model_version })
+    });
+    let versions = futures_util::future::join_all(tasks).await;
+    assert!(versions.iter().all(|version| version.as_ref().unwrap() == "1"));
+    assert_eq!((server.versions(&run).await, home.count("registrations").await), (1, 4));
+}
+
+async fn an_outage_and_a_lost_answer_converge(server: &mut Server) {
+    let home = Home::sqlite().await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    let run = server.run().await;
+    let change = json!({ "model_name": "late", "model_uri": format!("runs:/{run}/model") });
+    server.process.kill();
+    let error = register(&registrar, change.clone()).await.unwrap_err();
+    assert!(matches!(&error, RegisterError::Mlflow(error) if matches!(**error, MlflowError::Unavailable { .. })), "{error}");
+    // The intent is on record, and nothing else.
+    assert_eq!((home.count("intents").await, home.count("registrations").await), (1, 0));
+    server.restart().await;
+    // A process that died after MLflow made the version and before anything was committed.
+    server.client().ensure_model("late").await.unwrap();
+    let source = format!("mlflow-artifacts:/0/{run}/artifacts/model");
+    server.client().make_version("late", &source, &run, None).await.unwrap();
+    assert_eq!(register(&registrar, change).await.unwrap().model_version, "1");
+    assert_eq!((server.versions(&run).await, home.count("intents").await, home.count("registrations").await), (1, 1, 1));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let settings = MlflowSettings {
+        username: Some("user".into()),
+        password: Some("hush-1".into()),
+        token: Some("hush-2".into()),
+        ..MlflowSettings::new("https://mlflow.example/base".parse().unwrap())
+    };
+    let client = MlflowClient::new(settings.clone()).unwrap();
+    assert_eq!(client.address(), "https://mlflow.example/base");
+    let with_password = MlflowSettings::new("https://someone:hush-3@mlflow.example/?key=hush-4".parse().unwrap());
+    let refused = MlflowClient::new(with_password.clone()).unwrap_err();
+    let shown = format!("{settings:?} {client:?} {:?} {with_password:?} {refused}", Mlflow::new(client.clone()));
+    assert!(!shown.contains("hush"), "{shown}");
+    let file = MlflowSettings::new("file:///srv/mlruns".parse().unwrap());
+    assert!(matches!(MlflowClient::new(file), Err(MlflowError::Settings(_))));
+}
