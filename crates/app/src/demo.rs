@@ -208,10 +208,9 @@ impl Report {
 
 fn describe(report: &Report) -> String {
     let rows = report.registrations.iter().map(|line| {
-        let verdict = if line.status == Status::Deployed { "deployed".to_owned() } else { line.reason.clone().unwrap_or_default() };
         vec![
             line.model_id.clone(),
-            verdict,
+            line.status.to_string(),
             or_dash(line.token_address.as_deref()),
             or_dash(line.transaction_hash.as_deref().map(shorten)),
             or_dash(line.gas_used),
@@ -221,10 +220,12 @@ fn describe(report: &Report) -> String {
     });
     let Stats { main, processing, delayed, dlq } = report.queue;
     let lines = table(&["model", "verdict", "token", "transaction", "gas", "fee", "time"], rows);
+    let rejected = report.registrations.iter().filter(|line| line.status != Status::Deployed);
+    let reasons: String = rejected.map(|line| format!("\n{}: {}", line.model_id, line.reason.as_deref().unwrap_or_default())).collect();
     let tokens: std::collections::BTreeSet<_> = report.registrations.iter().filter_map(|line| line.token_address.as_deref()).collect();
     let ending = if report.is_right() { "Everything went as it should." } else { "Something is wrong: see above." };
     format!(
-        "{lines}\n\n{} tokens. Queue: main {main}, processing {processing}, delayed {delayed}, dead letter {dlq}. {ending}",
+        "{lines}\n{reasons}\n\n{} tokens. Queue: main {main}, processing {processing}, delayed {delayed}, dead letter {dlq}. {ending}",
         tokens.len()
     )
 }

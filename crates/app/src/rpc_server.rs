@@ -36,5 +36,9 @@ async fn answer(State(chain): State<Arc<EmbeddedChain>>, headers: HeaderMap, bod
     if !json {
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "JSON-RPC: the content type must be application/json\n").into_response();
     }
-    ([(header::CONTENT_TYPE, "application/json")], chain.respond(&body).await).into_response()
+    match chain.respond(&body).await {
+        // Nothing but notifications came, which are not answered.
+        answer if answer.is_empty() => StatusCode::NO_CONTENT.into_response(),
+        answer => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
+    }
 }
