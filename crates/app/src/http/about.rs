@@ -11,11 +11,13 @@ use axum::{
 use bytes::Bytes;
 use hokusai_event::MessageType;
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
     Api,
     problem::{self, Document, Problem},
+    register,
     search::Segment,
 };
 
@@ -49,6 +51,21 @@ pub(crate) async fn schema(Segment(file): Segment) -> Result<Response, Problem> 
     })?;
     let schema = serde_json::to_vec_pretty(&hokusai_event::schema(kind)).map_err(|error| Problem::internal(&error))?;
     Ok(([(header::CONTENT_TYPE, "application/schema+json")], schema).into_response())
+}
+
+/// The document of the handlers, completed by what their attributes cannot say: the request's schema, which comes from
+/// the table that requests are checked by, and that whatever else goes wrong is a problem document too.
+pub(super) fn document(openapi: &utoipa::openapi::OpenApi) -> Value {
+    let mut document = serde_json::to_value(openapi).expect("a document of strings serialises");
+    document["components"]["schemas"]["RegisterRequest"] = register::request_schema();
+    let items = document["paths"].as_object_mut().into_iter().flatten();
+    for operation in items.flat_map(|(_, item)| item.as_object_mut().into_iter().flatten().map(|(_, operation)| operation)) {
+        operation["responses"]["default"] = json!({
+            "description": "Any other failure: an internal one, or one of the request itself.",
+            "content": { problem::CONTENT_TYPE: { "schema": { "$ref": "#/components/schemas/Problem" } } },
+        });
+    }
+    document
 }
 
 /// The OpenAPI document, written once.

@@ -141,8 +141,7 @@ pub(crate) fn router(api: Api) -> Router {
 fn with_patience(api: Api, patience: Duration) -> Router {
     let (routes, mut openapi) = described().split_for_parts();
     openapi.info.version = api.version.version.to_owned();
-    let mut document = serde_json::to_value(&openapi).expect("a document of strings serialises");
-    document["components"]["schemas"]["RegisterRequest"] = register::request_schema();
+    let document = about::document(&openapi);
     routes
         .layer(Extension(about::OpenApiBytes(document.to_string().into())))
         .layer(Extension(events::Streams::default()))

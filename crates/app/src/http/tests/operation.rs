@@ -1,8 +1,9 @@
 //! Health, version, schemas, and the OpenAPI document.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use hokusai_event::MessageType;
+use hokusai_registry::{Nudge, Relay, RelayConfig};
 use hokusai_testbed::Redis;
 
 use super::*;
@@ -124,6 +125,48 @@ async fn health_with_a_dead_redis_is_degraded_and_says_so_soon() {
 
     // Registrations are accepted all the same.
     assert_eq!(server.register(&good()).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn health_with_a_redis_that_hangs_is_answered_all_the_same() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(|api| {
+        api.queues.carrier = Carrier::Redis;
+        api.queues.opener = Arc::new(OnRedis(redis_settings(&redis)));
+    })
+    .await;
+    redis.process().signal("STOP");
+    let started = std::time::Instant::now();
+    let health = server.get("/health").await.json();
+    assert!(started.elapsed().as_secs() < 4, "{:?}", started.elapsed());
+    assert_eq!((&health["status"], &health["services"]["redis"]), (&json!("degraded"), &json!("unhealthy")));
+}
+
+#[tokio::test]
+async fn health_tells_of_a_relay_that_cannot_publish() {
+    let mut redis = Redis::start().await;
+    let settings = redis_settings(&redis);
+    redis.kill().await;
+    let mut running = None;
+    let server = Server::start_with(|api| {
+        let relay = Relay::new(api.database.clone(), Arc::new(OnRedis(settings)), Nudge::new(), RelayConfig::default());
+        api.relay = Some(relay.status());
+        running = Some(relay);
+    })
+    .await;
+    let stop = CancellationToken::new();
+    let _stopped_at_the_end = stop.clone().drop_guard();
+    tokio::spawn(running.unwrap().run(stop));
+    server.register(&good()).await;
+    let health = hokusai_testbed::eventually("the relay reports an outage", Duration::from_secs(10), async || {
+        let health = server.get("/health?detailed=true").await.json();
+        (health["services"]["relay"] == "degraded").then_some(health)
+    })
+    .await;
+    let mut details = health["services"]["relay_details"].clone();
+    mask(&mut details);
+    assert_eq!((&health["status"], &details["queues"][0]["state"]), (&json!("degraded"), &json!("outage")));
+    assert_eq!((&details["queues"][0]["queue"], &details["queues"][0]["since"]), (&json!(QUEUE), &json!("[time]")));
 }
 
 #[tokio::test]
@@ -271,7 +314,7 @@ async fn the_openapi_document_is_sound() {
             assert!(operation["summary"].is_string(), "{what} has no summary");
             check_path_parameters(path, operation);
             for (status, response) in operation["responses"].as_object().unwrap() {
-                if status.starts_with(['4', '5']) && path != "/health" {
+                if status == "default" || (status.starts_with(['4', '5']) && path != "/health") {
                     let schema = &response["content"]["application/problem+json"]["schema"]["$ref"];
                     assert_eq!(schema, "#/components/schemas/Problem", "{what} {status}");
                 }
