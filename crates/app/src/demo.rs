@@ -20,7 +20,7 @@ use crate::{
     assembly::{Assembly, Queues, open_database},
     cli::{Format, Outcome, or_dash, table},
     config::{Env, QueueConfig},
-    dev,
+    dev::{self, Pipeline},
     tasks::Tasks,
 };
 
@@ -110,10 +110,14 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
     let queue_config = QueueConfig::read(&Env::new(|_| None))?;
     let assembly = Assembly { queues: Queues::local(db.clone()), db: Some(db), queue_config };
     let mut tasks = Tasks::default();
+    let progress = progress();
+    let pipeline = start(&assembly, &mut tasks, &progress).await?;
     let report = tokio::select! {
-        report = tokio::time::timeout(LIMIT, pipeline(&assembly, &mut tasks)) => report.context("the demo did not end in time")?,
+        report = tokio::time::timeout(LIMIT, carry(&assembly, &pipeline, &progress)) => report.context("the demo did not end in time")?,
+        error = tasks.failed() => Err(error),
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
+    progress.finish_and_clear();
     let stopped = tasks.stop().await;
     let report = report?;
     stopped?;
@@ -121,11 +125,14 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
     Ok(if report.is_right() { Outcome::Done } else { Outcome::Failed })
 }
 
-async fn pipeline(assembly: &Assembly, tasks: &mut Tasks) -> anyhow::Result<Report> {
-    let progress = progress();
+async fn start(assembly: &Assembly, tasks: &mut Tasks, progress: &ProgressBar) -> anyhow::Result<Pipeline> {
     progress.set_message("starting a database, a queue and a chain");
     let chain = EmbeddedChain::open(None, EmbeddedConfig::default()).await?;
-    let pipeline = dev::start_pipeline(tasks, assembly, chain, None).await?;
+    dev::start_pipeline(tasks, assembly, chain, None).await
+}
+
+/// Registers the models and follows them to their end.
+async fn carry(assembly: &Assembly, pipeline: &Pipeline, progress: &ProgressBar) -> anyhow::Result<Report> {
     progress.set_message("registering");
     let started = Instant::now();
     let registrar = &pipeline.server.registrar;
@@ -136,22 +143,25 @@ async fn pipeline(assembly: &Assembly, tasks: &mut Tasks) -> anyhow::Result<Repo
     }));
     let receipts = receipts.await?;
     let registrations = Registrations::new(assembly.database()?.clone());
-    let lines = follow(&registrations, &receipts, started, &progress).await?;
+    let lines = follow(&registrations, &receipts, started, progress).await?;
     let queue = assembly.queue(None)?;
-    let stats = loop {
+    loop {
         // The last message is acknowledged a moment after its registration is final.
         let stats = queue.stats().await?;
         if stats == (Stats { dlq: stats.dlq, ..Stats::default() }) {
-            break stats;
+            return Ok(Report { registrations: lines, queue: stats });
         }
         tokio::time::sleep(POLL).await;
-    };
-    progress.finish_and_clear();
-    Ok(Report { registrations: lines, queue: stats })
+    }
 }
 
 /// Waits until every registration has come to its end, and notes when each did.
-async fn follow(registrations: &Registrations, receipts: &[Receipt], started: Instant, progress: &ProgressBar) -> anyhow::Result<Vec<Line>> {
+async fn follow(
+    registrations: &Registrations,
+    receipts: &[Receipt],
+    started: Instant,
+    progress: &ProgressBar,
+) -> anyhow::Result<Vec<Line>> {
     let mut lines: Vec<Option<Line>> = receipts.iter().map(|_| None).collect();
     while lines.iter().any(Option::is_none) {
         for (receipt, line) in receipts.iter().zip(&mut lines).filter(|(_, line)| line.is_none()) {

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use hokusai_db::Database;
 use hokusai_queue::{Consumer, Queue};
-use hokusai_registry::{Nudge, Registrar, RegistrarOptions, Subscriptions, registrar, relay::{Relay, RelayConfig, RelayStatus}};
+use hokusai_registry::{
+    Nudge, Registrar, RegistrarOptions, Subscriptions, registrar,
+    relay::{Relay, RelayConfig, RelayStatus},
+};
 
 use crate::{assembly::Queues, config::QueueConfig, roles, tasks::Tasks};
 
@@ -24,8 +27,6 @@ pub(crate) struct Server {
     pub(crate) registrar: Registrar,
     pub(crate) relay: RelayStatus,
     pub(crate) nudge: Nudge,
-    /// Every queue the server looks after.
-    pub(crate) known: Vec<Arc<dyn Queue>>,
 }
 
 /// Subscribes the queues and starts everything but HTTP.
@@ -58,7 +59,7 @@ pub(crate) async fn start(tasks: &mut Tasks, parts: ServerParts) -> anyhow::Resu
             Ok(())
         }
     });
-    Ok(Server { registrar, relay, nudge, known })
+    Ok(Server { registrar, relay, nudge })
 }
 
 /// Starts the relay of `db`'s outbox.

@@ -1,14 +1,27 @@
 //! `hokusai config`: the variables in effect.
 
+use clap::Args;
 use serde_json::{Map, Value};
 
-use super::output::{Format, table};
-use crate::config::{Env, VARIABLES};
+use super::output::{Format, print_line, table};
+use crate::config::{Env, VARIABLES, document};
 
-pub(crate) fn run(format: Format, env: &Env<'_>) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Print what each variable means instead, as Markdown
+    #[arg(long, conflicts_with = "json")]
+    reference: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+pub(crate) fn run(args: &ConfigArgs, env: &Env<'_>) -> anyhow::Result<()> {
+    if args.reference {
+        return print_line(document().trim_end());
+    }
     let shown: Vec<_> = VARIABLES.iter().map(|variable| (variable, env.shown(variable))).collect();
     let json: Map<String, Value> = shown.iter().map(|(variable, value)| (variable.name.to_owned(), value.clone().into())).collect();
-    format.print(&json, |_| {
+    args.format.print(&json, |_| {
         let rows = shown.iter().map(|(variable, value)| {
             let (value, origin) = match value {
                 Some(value) => (value.clone(), "environment"),

@@ -82,7 +82,13 @@ impl Exec {
     async fn exec(&self, delivery: &Delivery) -> anyhow::Result<Verdict> {
         let mut command = Command::new("/bin/sh");
         // The process group is the command's own, so that Ctrl-C reaches hokusai alone and lets it finish.
-        command.args(["-c", &self.command]).process_group(0).stdin(Stdio::piped()).stdout(Stdio::inherit()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(["-c", &self.command])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::inherit())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().context("/bin/sh cannot be started")?;
         let mut stdin = child.stdin.take().context("the command has no standard input")?;
         let feed = async {

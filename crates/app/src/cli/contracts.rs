@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use alloy::primitives::Address;
 use anyhow::Context as _;
 use clap::Subcommand;
-use alloy::primitives::Address;
 use hokusai_deploy::{DeployedRegistry, FeePolicy, HttpOptions, Node, RegistryPlan, check_node, deploy_registry, token::RegistryArguments};
 
 use super::output::Format;

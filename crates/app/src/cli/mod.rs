@@ -63,7 +63,7 @@ enum Command {
     #[command(subcommand)]
     Contracts(contracts::ContractsCommand),
     /// Show the configuration in effect, secrets masked
-    Config(output::Format),
+    Config(config::ConfigArgs),
     /// Bring the database's tables up to date
     Migrate,
 }
@@ -126,7 +126,7 @@ impl Cli {
             Command::Deployment(command) => deployment::run(command, env).await.map(done),
             Command::Message(command) => message::run(command),
             Command::Contracts(command) => contracts::run(command, env).await.map(done),
-            Command::Config(format) => config::run(format, env).map(done),
+            Command::Config(args) => config::run(&args, env).map(done),
             Command::Migrate => roles::migrate(env).await.map(done),
         }
     }

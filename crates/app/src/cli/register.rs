@@ -97,7 +97,10 @@ impl RegisterArgs {
             }
         }
         if !self.tags.is_empty() {
-            body.insert("tags".to_owned(), self.tags.iter().cloned().map(|(key, value)| (key, Value::from(value))).collect::<Map<_, _>>().into());
+            body.insert(
+                "tags".to_owned(),
+                self.tags.iter().cloned().map(|(key, value)| (key, Value::from(value))).collect::<Map<_, _>>().into(),
+            );
         }
         serde_json::to_vec(&body).context("the request cannot be written as JSON")
     }

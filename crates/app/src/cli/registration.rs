@@ -8,9 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use hokusai_db::Database;
-use hokusai_registry::{
-    Filter, Nudge, RegisterRequest, RegistrarOptions, Registrations, Relay, RelayConfig, registrar,
-};
+use hokusai_registry::{Filter, Nudge, RegisterRequest, RegistrarOptions, Registrations, Relay, RelayConfig, registrar};
 use indicatif::ProgressBar;
 use tokio_util::sync::CancellationToken;
 
@@ -116,7 +114,11 @@ async fn wait(source: &Source, id: &str, timeout: Duration) -> anyhow::Result<Re
         Ok(detail) => detail,
         Err(_) => {
             let status = source.get(id).await?.registration.status;
-            bail!("registration {id} is still {} after {} s; is a worker running, and is it connected to this queue?", name(status), timeout.as_secs())
+            bail!(
+                "registration {id} is still {} after {} s; is a worker running, and is it connected to this queue?",
+                name(status),
+                timeout.as_secs()
+            )
         }
     }
 }
@@ -157,7 +159,10 @@ fn describe(detail: &RegistrationDetail) -> String {
 
 fn particulars(detail: &serde_json::Value) -> String {
     let fields = detail.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-    fields.map(|(key, value)| format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))).collect::<Vec<_>>().join(" ")
+    fields
+        .map(|(key, value)| format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn name(status: Status) -> String {

@@ -17,9 +17,7 @@ pub(crate) use env::{ConfigError, Env, Secret};
 pub(crate) use queue::{QueueBackend, QueueConfig, RedisAddress, RedisConfig};
 pub(crate) use server::{LogFormat, ServerConfig, log_format, log_level, remote_api};
 pub(crate) use storage::{MlflowConfig, data_dir, database_url, mlflow};
-#[cfg(test)]
-pub(crate) use variables::document;
-pub(crate) use variables::VARIABLES;
+pub(crate) use variables::{VARIABLES, document};
 
 #[cfg(test)]
 mod tests;

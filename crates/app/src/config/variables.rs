@@ -21,7 +21,6 @@ pub(crate) enum Section {
     Log,
 }
 
-#[cfg(test)]
 impl Section {
     const ALL: [Self; 6] = [Self::Storage, Self::Queue, Self::Chain, Self::Mlflow, Self::Server, Self::Log];
 
@@ -171,7 +170,6 @@ pub(crate) const VARIABLES: &[Variable] = &[
 ];
 
 /// `docs/configuration.md`.
-#[cfg(test)]
 pub(crate) fn document() -> String {
     use std::fmt::Write as _;
     let mut page = String::from(
