@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use hokusai_db::Database;
-use hokusai_registry::{Registrations, Subscriptions, mlflow::{Mlflow, MlflowClient, MlflowSettings}};
+use hokusai_registry::{
+    Registrations, Subscriptions,
+    mlflow::{Mlflow, MlflowClient, MlflowSettings},
+};
 use tokio::net::TcpListener;
 
 use crate::{

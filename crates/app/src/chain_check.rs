@@ -71,11 +71,19 @@ impl RegistryOnChain {
 #[async_trait]
 impl ChainCheck for RegistryOnChain {
     async fn verify(&self, claim: &Claim) -> Result<OnChain, Denial> {
-        let facts = check_node(&self.node, self.pinned_chain_id, self.finality).await.map_err(|error| Denial::Unavailable(Box::new(error)))?;
+        let facts =
+            check_node(&self.node, self.pinned_chain_id, self.finality).await.map_err(|error| Denial::Unavailable(Box::new(error)))?;
         let symbol = claim.symbol.as_str().to_owned();
         let token = self.view(&tokenOfCall { symbol: symbol.clone() }).await?;
         if token.into_array() != claim.token_address.bytes() {
-            return Err(otherwise("token_address", if token.is_zero() { "the registry has no token of this symbol".into() } else { format!("the registry's token of this symbol is {token}") }));
+            return Err(otherwise(
+                "token_address",
+                if token.is_zero() {
+                    "the registry has no token of this symbol".into()
+                } else {
+                    format!("the registry's token of this symbol is {token}")
+                },
+            ));
         }
         let version = VersionId { symbol, modelName: claim.model_name.clone(), modelVersion: claim.model_version.clone() };
         if self.view(&versionNumberCall { version }).await? == U256::ZERO {

@@ -2,9 +2,9 @@
 
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
+use alloy::primitives::Address;
 use anyhow::{Context as _, bail};
 use hokusai_db::Database;
-use alloy::primitives::Address;
 use hokusai_deploy::{
     FeePolicy, LocalSigner, Node, RegistryPlan, Signer, check_chain, deploy_registry,
     embedded::{DEV_KEYS, EmbeddedChain, EmbeddedConfig, EmbeddedTransport},
@@ -124,7 +124,9 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     let file = File::create(dir.join("dev.lock")).with_context(|| format!("HOKUSAI_DATA_DIR: {} cannot be written", dir.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => bail!("another `hokusai dev` runs on {}; stop it, or set HOKUSAI_DATA_DIR", dir.display()),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another `hokusai dev` runs on {}; stop it, or set HOKUSAI_DATA_DIR", dir.display())
+        }
         Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("{} cannot be locked", dir.display())),
     }
 }

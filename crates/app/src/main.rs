@@ -45,6 +45,8 @@ async fn start(cli: Cli) -> anyhow::Result<Outcome> {
     let env = Env::new(|name| std::env::var(name).ok());
     telemetry::start(&env, cli.default_log_level())?;
     // One TLS implementation for Redis, PostgreSQL, HTTP and RPC.
-    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| anyhow::anyhow!("a TLS provider was installed before ours; this is a defect"))?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was installed before ours; this is a defect"))?;
     cli.run(&env).await
 }

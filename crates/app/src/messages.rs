@@ -28,7 +28,12 @@ pub(crate) fn split(input: &[u8]) -> Vec<Result<Bytes, Invalid>> {
 /// A message ready to be published: a whole envelope as it is, a bare payload wrapped in one with ids of its own.
 ///
 /// A document is an envelope if it has a `payload` or a `message_type`; a payload is taken to be of `payload_type`.
-pub(crate) fn complete(document: &[u8], payload_type: MessageType, max_retries: u32, at: Timestamp) -> Result<(String, Bytes), Vec<Invalid>> {
+pub(crate) fn complete(
+    document: &[u8],
+    payload_type: MessageType,
+    max_retries: u32,
+    at: Timestamp,
+) -> Result<(String, Bytes), Vec<Invalid>> {
     let object = hokusai_event::parse_object(document).map_err(|invalid| vec![invalid])?;
     if object.contains_key("payload") || object.contains_key("message_type") {
         let (envelope, _) = hokusai_event::check_message(document)?;
@@ -36,7 +41,8 @@ pub(crate) fn complete(document: &[u8], payload_type: MessageType, max_retries: 
     }
     let event = Event::parse(payload_type, document)?;
     let message_id = uuid::Uuid::new_v4().to_string();
-    let correlation_id = object.get("correlation_id").and_then(|id| id.as_str()).filter(|id| !id.is_empty()).unwrap_or(&message_id).to_owned();
+    let correlation_id =
+        object.get("correlation_id").and_then(|id| id.as_str()).filter(|id| !id.is_empty()).unwrap_or(&message_id).to_owned();
     let envelope = Envelope::new(message_id.clone(), correlation_id, at, max_retries, &event).map_err(|invalid| vec![invalid])?;
     Ok((message_id, envelope.to_bytes().into()))
 }

@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use alloy::primitives::Address;
+use anyhow::Context as _;
 use hokusai_deploy::{ChainFacts, HttpOptions, LocalSigner, Node, Signer, Unfitting, check_chain};
-use hokusai_queue::{ConsumerConfig, LeaseTerms, Queue, reaper::{self, ReaperConfig}};
+use hokusai_queue::{
+    ConsumerConfig, LeaseTerms, Queue,
+    reaper::{self, ReaperConfig},
+};
 use hokusai_registry::Nudge;
 use tokio_util::sync::CancellationToken;
 
@@ -89,12 +92,18 @@ pub(crate) fn signer(env: &Env<'_>) -> anyhow::Result<Arc<dyn Signer>> {
 
 /// `HOKUSAI_REGISTRY_ADDRESS`, checked as any other address.
 pub(crate) fn parse_registry(text: &str) -> anyhow::Result<Address> {
-    let address = hokusai_event::Address::parse(text).map_err(|invalid| anyhow::anyhow!("HOKUSAI_REGISTRY_ADDRESS: {}", invalid.problem))?;
+    let address =
+        hokusai_event::Address::parse(text).map_err(|invalid| anyhow::anyhow!("HOKUSAI_REGISTRY_ADDRESS: {}", invalid.problem))?;
     Ok(Address::from(address.bytes()))
 }
 
 /// A node that is away is waited for; anything else that does not fit is an error. `None` if told to stop meanwhile.
-async fn check_until_reachable(node: &Node, registry: Address, deployer: Address, config: &ChainConfig) -> anyhow::Result<Option<ChainFacts>> {
+async fn check_until_reachable(
+    node: &Node,
+    registry: Address,
+    deployer: Address,
+    config: &ChainConfig,
+) -> anyhow::Result<Option<ChainFacts>> {
     let stop = CancellationToken::new();
     let check = async {
         loop {
@@ -115,7 +124,13 @@ async fn check_until_reachable(node: &Node, registry: Address, deployer: Address
 
 async fn log_stats(queue: &dyn Queue) {
     match queue.stats().await {
-        Ok(stats) => tracing::info!(queue = queue.name(), main_queue = stats.main, processing = stats.processing, dead_letter = stats.dlq, "Queue stats"),
+        Ok(stats) => tracing::info!(
+            queue = queue.name(),
+            main_queue = stats.main,
+            processing = stats.processing,
+            dead_letter = stats.dlq,
+            "Queue stats"
+        ),
         Err(error) => tracing::warn!(%error, "the queue cannot be asked; it is tried again"),
     }
 }

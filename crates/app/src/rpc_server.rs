@@ -20,7 +20,9 @@ const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
 /// Binds now, so that a port that is taken is an error before anything else starts.
 pub(crate) async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{variable}: {address} cannot be listened on (is another hokusai or a node running?)"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{variable}: {address} cannot be listened on (is another hokusai or a node running?)"))
 }
 
 pub(crate) async fn serve(listener: TcpListener, chain: Arc<EmbeddedChain>, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -32,7 +34,8 @@ pub(crate) async fn serve(listener: TcpListener, chain: Arc<EmbeddedChain>, shut
 /// A web page can make a browser post to any address, but not with this content type without asking first (CORS), and
 /// nothing here answers that it may.
 async fn answer(State(chain): State<Arc<EmbeddedChain>>, headers: HeaderMap, body: Bytes) -> Response {
-    let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with("application/json"));
+    let json =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with("application/json"));
     if !json {
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "JSON-RPC: the content type must be application/json\n").into_response();
     }

@@ -9,7 +9,10 @@ use hokusai_queue::{Delivery, Handler, Verdict};
 use hokusai_registry::outbox;
 use jiff::Timestamp;
 
-use super::{held::{Held, verdict}, request::{self, Unusable}};
+use super::{
+    held::{Held, verdict},
+    request::{self, Unusable},
+};
 
 #[derive(Debug)]
 pub(super) struct DeployHandler {

@@ -18,8 +18,8 @@ mod request;
 
 use std::{sync::Arc, time::Duration};
 
-use hokusai_db::Database;
 use alloy::primitives::Address;
+use hokusai_db::Database;
 use hokusai_deploy::{ChainFacts, Ledger, Node, Sender, SenderConfig, Signer};
 use hokusai_queue::{Consumer, ConsumerConfig, Queue};
 use hokusai_registry::Nudge;
