@@ -24,9 +24,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::fees::FeePolicy;
+use self::recheck::Recheck;
 use crate::{
     chain::{ChainView, Finality},
-    deployment::{Outage, Patience},
+    deployment::{Outage, Patience, SlotState},
     error::Error,
     ledger::{Fence, Grant, Ledger, now_ms, slots::Slot},
     rpc::Node,
@@ -151,7 +152,8 @@ struct Tenure {
     fence: Fence,
     renewed_at_ms: i64,
     open: Vec<Slot>,
-    recheck_at_ms: i64,
+    recheck: Recheck,
+    holes_at_ms: i64,
 }
 
 impl Sender {
@@ -249,8 +251,8 @@ impl Sender {
             return Ok(rest);
         }
         let waiting = self.ledger.waiting(admit::LOOK_AHEAD).await?;
-        let (in_flight, recheck_at_ms) = self.tenure.as_ref().map_or((0, now_ms), |tenure| (tenure.open.len(), tenure.recheck_at_ms));
-        let recheck = now_ms >= recheck_at_ms;
+        let in_flight = self.open().len();
+        let recheck = self.tenure.as_ref().is_some_and(|tenure| tenure.recheck.is_due(now_ms));
         if in_flight == 0 && waiting.is_empty() && !recheck {
             self.status.send_if_modified(|status| replace_if_other(status, SenderStatus::Idle));
             return Ok(Rest::Idle);
@@ -260,6 +262,7 @@ impl Sender {
         if recheck {
             moved |= self.recheck(&view, now_ms).await?;
         }
+        moved |= self.look_for_holes(&view, now_ms).await?;
         let admitted = self.admit(waiting, &view, now_ms).await?;
         self.report_work(&admitted);
         Ok(match admitted.rest {
@@ -268,6 +271,22 @@ impl Sender {
             _ if self.open().is_empty() && admitted.waiting == 0 => Rest::Idle,
             _ => Rest::Longer,
         })
+    }
+
+    /// While anything waits for inclusion, now and then.
+    async fn look_for_holes(&mut self, view: &ChainView, now_ms: i64) -> Result<bool, Error> {
+        let waits = self.open().iter().any(|slot| slot.state != SlotState::Included);
+        let due = |tenure: &mut Tenure| {
+            let due = now_ms >= tenure.holes_at_ms;
+            if due {
+                tenure.holes_at_ms = now_ms + self.config.patience.resend_after_ms;
+            }
+            due
+        };
+        if waits && self.tenure.as_mut().is_some_and(due) {
+            return self.fill_holes(view).await;
+        }
+        Ok(false)
     }
 
     fn report_work(&self, admitted: &admit::Admitted) {
@@ -295,7 +314,7 @@ impl Sender {
             Grant::Ours(fence) => {
                 let open = self.ledger.open_slots(fence.account).await?;
                 tracing::info!(account = %fence.account, fence = fence.number, open = open.len(), "holding the deployer account");
-                self.tenure = Some(Tenure { fence, renewed_at_ms: now_ms, open, recheck_at_ms: now_ms });
+                self.tenure = Some(Tenure { fence, renewed_at_ms: now_ms, open, recheck: Recheck::due(), holes_at_ms: now_ms });
                 Ok(None)
             }
             Grant::HeldBy { holder, expires_at_ms } => {

@@ -98,6 +98,20 @@ impl Deployments {
         rows.iter().map(|row| Ok(read(row)?.deployment)).collect()
     }
 
+    /// Those of `ids` that came to their end: what a process that waits for them asks, since the sender that settles them
+    /// may be another's.
+    pub async fn settled(&self, ids: &[String]) -> Result<Vec<Deployment>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ended = [DeploymentState::Final, DeploymentState::Refused].map(|state| format!("'{state}'")).join(", ");
+        let ids_list = hokusai_db::placeholders(1, ids.len());
+        let sql = format!("SELECT {COLUMNS} FROM deploy_deployments WHERE state IN ({ended}) AND id IN {ids_list}");
+        let query = ids.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, id| query.bind(id.clone()));
+        let rows = query.fetch_all(self.db.reader()).await?;
+        rows.iter().map(|row| Ok(read(row)?.deployment)).collect()
+    }
+
     /// The ids of all messages that asked for a deployment.
     pub async fn messages(&self, id: &str) -> Result<Vec<String>, Error> {
         let sql = "SELECT message_id FROM deploy_messages WHERE deployment_id = $1 ORDER BY message_id";

@@ -127,23 +127,24 @@ impl Ledger {
 
     /// The slots of an account that are not settled, in the order of their nonces.
     pub(crate) async fn open_slots(&self, account: Address) -> Result<Vec<Slot>, Error> {
-        self.slots(account, "state IN ('signed', 'broadcast', 'included')", 0).await
+        self.slots(account, "state IN ('signed', 'broadcast', 'included') ORDER BY nonce", 0, 0).await
     }
 
-    /// The slots of an account that were settled since, in the order of their nonces.
-    pub(crate) async fn settled_slots(&self, account: Address, since_ms: i64) -> Result<Vec<Slot>, Error> {
-        self.slots(account, "state IN ('final', 'reverted') AND updated_at >= $3", since_ms).await
+    /// The slots of an account from a nonce on that were settled since, in the order of their nonces.
+    pub(crate) async fn settled_slots(&self, account: Address, since_ms: i64, from: u64, limit: u32) -> Result<Vec<Slot>, Error> {
+        self.slots(account, &format!("state IN ('final', 'reverted') ORDER BY nonce LIMIT {limit}"), since_ms, from).await
     }
 
-    async fn slots(&self, account: Address, condition: &str, since_ms: i64) -> Result<Vec<Slot>, Error> {
+    async fn slots(&self, account: Address, condition: &str, since_ms: i64, from: u64) -> Result<Vec<Slot>, Error> {
         let sql = format!(
             "SELECT nonce, state, included_hash, block_number, block_hash FROM deploy_slots \
-             WHERE chain_id = $1 AND account = $2 AND $3 >= 0 AND {condition} ORDER BY nonce"
+             WHERE chain_id = $1 AND account = $2 AND updated_at >= $3 AND nonce >= $4 AND {condition}"
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(integer(self.chain_id))
             .bind(account.to_string())
             .bind(since_ms)
+            .bind(integer(from))
             .fetch_all(self.db.reader())
             .await?;
         let mut slots = Vec::with_capacity(rows.len());

@@ -10,7 +10,7 @@ use alloy::{
     sol_types::SolCall,
 };
 
-use super::{Sender, attend::Call, fees::Offer};
+use super::{Sender, attend::Call, fees::Offer, recheck::Recheck};
 use crate::{
     chain::ChainView,
     deployment::{Admission, Outage, Sight, SlotState, admit},
@@ -145,16 +145,9 @@ impl Sender {
                 return Ok(true);
             }
         };
-        let Some(offer) = self.offer(view).await? else {
-            let detail = format!(
-                "the base fee is {} wei per gas, the cap is {}; wait, or raise HOKUSAI_MAX_FEE_PER_GAS",
-                view.head.base_fee_wei.unwrap_or_default(),
-                self.config.fees.max_fee_per_gas_wei
-            );
-            return Err(Error::Outage { outage: Outage::FeeAboveCap, detail });
-        };
+        let offer = self.affordable_offer(view).await?;
         self.check_funds(ready.call.gas_limit, offer).await?;
-        let nonce = self.next_nonce(view, offer).await?;
+        let nonce = self.next_nonce(view).await?;
         let attempt = self.sign_attempt(nonce, 1, ready.call, offer).await?;
         let slot = self.ledger.open_slot(self.fence()?, nonce, &attempt, &ready.riders, attempt.signed_at_ms).await?;
         tracing::debug!(nonce, items = ready.riders.len(), hash = %attempt.hash, "signed");
@@ -233,29 +226,58 @@ impl Sender {
         Err(Error::Outage { outage: Outage::OutOfFunds, detail })
     }
 
-    /// The nonce to sign next: above all that the chain and the ledger know. Holes below it would keep it waiting for ever, so
-    /// each is filled first.
-    async fn next_nonce(&mut self, view: &ChainView, offer: Offer) -> Result<u64, Error> {
+    /// The nonce to sign next: above all that the chain and the ledger know.
+    async fn next_nonce(&mut self, view: &ChainView) -> Result<u64, Error> {
+        self.fill_holes(view).await?;
+        let account = self.account();
+        let pending = self.node.next_nonce(account, At::Pending).await?;
+        let held = self.ledger.nonces_from(account, pending).await?;
+        Ok(held.last().map_or(pending, |last| pending.max(last + 1)))
+    }
+
+    /// Uses up nonces that nobody holds below one that we signed: a hole would keep everything above it waiting for ever. One
+    /// comes about when a transaction that is not ours is forgotten by the nodes. Whether there was any.
+    pub(super) async fn fill_holes(&mut self, view: &ChainView) -> Result<bool, Error> {
         let account = self.account();
         let latest = self.node.next_nonce(account, At::Latest).await?;
-        let pending = self.node.next_nonce(account, At::Pending).await?.max(latest);
         let held = self.ledger.nonces_from(account, latest).await?;
-        let next = held.last().map_or(pending, |last| pending.max(last + 1));
-        let holes = (pending..next).filter(|nonce| !held.contains(nonce)).take(HOLES_PER_TURN);
-        for nonce in holes.collect::<Vec<_>>() {
-            tracing::warn!(nonce, "filling a hole in the nonces");
-            let nothing = self.call_nothing().await?;
-            let attempt = self.sign_attempt(nonce, 1, nothing, offer).await?;
-            let slot = self.ledger.open_slot(self.fence()?, nonce, &attempt, &[], attempt.signed_at_ms).await?;
-            self.remember(slot.clone());
-            self.send(slot, view).await?;
-        }
-        let reopened = held.iter().any(|nonce| self.open().iter().all(|slot| slot.nonce != *nonce));
-        if let (true, Some(tenure)) = (reopened, &mut self.tenure) {
+        let Some(&last) = held.last() else {
+            return Ok(false);
+        };
+        let given_back = held.iter().any(|nonce| self.open().iter().all(|slot| slot.nonce != *nonce));
+        if let (true, Some(tenure)) = (given_back, &mut self.tenure) {
             // The chain gave a settled nonce back: a deep reorganisation, or a node that lags. Looking again tells which.
-            tenure.recheck_at_ms = 0;
+            tenure.recheck = Recheck::due();
         }
-        Ok(next)
+        let pending = self.node.next_nonce(account, At::Pending).await?;
+        let holes: Vec<u64> = (pending..last).filter(|nonce| !held.contains(nonce)).take(HOLES_PER_TURN).collect();
+        for nonce in &holes {
+            self.fill_hole(*nonce, view).await?;
+        }
+        Ok(!holes.is_empty())
+    }
+
+    async fn fill_hole(&mut self, nonce: u64, view: &ChainView) -> Result<(), Error> {
+        tracing::warn!(nonce, "filling a hole in the nonces");
+        let offer = self.affordable_offer(view).await?;
+        let nothing = self.call_nothing().await?;
+        let attempt = self.sign_attempt(nonce, 1, nothing, offer).await?;
+        let slot = self.ledger.open_slot(self.fence()?, nonce, &attempt, &[], attempt.signed_at_ms).await?;
+        self.remember(slot.clone());
+        self.send(slot, view).await?;
+        Ok(())
+    }
+
+    async fn affordable_offer(&self, view: &ChainView) -> Result<Offer, Error> {
+        let Some(offer) = self.offer(view).await? else {
+            let detail = format!(
+                "the base fee is {} wei per gas, the cap is {}; wait, or raise HOKUSAI_MAX_FEE_PER_GAS",
+                view.head.base_fee_wei.unwrap_or_default(),
+                self.config.fees.max_fee_per_gas_wei
+            );
+            return Err(Error::Outage { outage: Outage::FeeAboveCap, detail });
+        };
+        Ok(offer)
     }
 }
 

@@ -11,12 +11,38 @@ use crate::{
     rpc::At,
 };
 
+/// How many slots are looked at in one turn, so that a long history does not keep new work waiting.
+const SLOTS_PER_TURN: u32 = 20;
+
+/// How far the present round has come, and when the next one begins.
+#[derive(Debug)]
+pub(super) struct Recheck {
+    next_at_ms: i64,
+    /// Slots below this nonce have been looked at in this round.
+    from_nonce: u64,
+}
+
+impl Recheck {
+    /// A round that begins now.
+    pub(super) fn due() -> Self {
+        Self { next_at_ms: i64::MIN, from_nonce: 0 }
+    }
+
+    pub(super) fn is_due(&self, now_ms: i64) -> bool {
+        now_ms >= self.next_at_ms
+    }
+}
+
 impl Sender {
-    /// Whether anything was found changed.
+    /// Looks at the next slots of the round. Whether anything was found changed.
     pub(super) async fn recheck(&mut self, view: &ChainView, now_ms: i64) -> Result<bool, Error> {
         let since_ms = now_ms.saturating_sub(i64::try_from(self.config.recheck_window.as_millis()).unwrap_or(i64::MAX)).max(0);
         let mut moved = false;
-        for slot in self.ledger.settled_slots(self.account(), since_ms).await? {
+        let from_nonce = self.tenure.as_ref().map_or(0, |tenure| tenure.recheck.from_nonce);
+        let slots = self.ledger.settled_slots(self.account(), since_ms, from_nonce, SLOTS_PER_TURN).await?;
+        let more = slots.len() == SLOTS_PER_TURN as usize;
+        let next_nonce = slots.last().map_or(0, |slot| slot.nonce + 1);
+        for slot in slots {
             let (nonce, before) = (slot.nonce, slot.state);
             moved |= self.attend(slot, view, now_ms).await?;
             let reopened = self.open().iter().any(|slot| slot.nonce == nonce);
@@ -24,11 +50,16 @@ impl Sender {
                 tracing::warn!(nonce, "a reorganisation deeper than the confirmations took a final transaction; it is sent again");
             }
         }
-        moved |= self.recheck_found(since_ms, view).await?;
-        if let Some(tenure) = &mut self.tenure {
-            tenure.recheck_at_ms = now_ms + i64::try_from(self.config.recheck_every.as_millis()).unwrap_or(i64::MAX);
+        let mut recheck = Recheck { next_at_ms: i64::MIN, from_nonce: next_nonce };
+        if !more {
+            moved |= self.recheck_found(since_ms, view).await?;
+            let every_ms = i64::try_from(self.config.recheck_every.as_millis()).unwrap_or(i64::MAX);
+            recheck = Recheck { next_at_ms: now_ms.saturating_add(every_ms), from_nonce: 0 };
         }
-        Ok(moved)
+        if let Some(tenure) = &mut self.tenure {
+            tenure.recheck = recheck;
+        }
+        Ok(moved || more)
     }
 
     /// Deployments that were found on the chain have no transaction of ours to look at: the registry is asked.

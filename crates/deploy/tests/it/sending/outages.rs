@@ -1,0 +1,187 @@
+//! The node away, answers lost, no money, no patience: nothing is lost, nothing is done twice.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use alloy::primitives::U256;
+use hokusai_deploy::{
+    DeploymentState, FeePolicy, Outage, SenderConfig, SenderStatus, Signer,
+    deployment::Patience,
+    token::ModelTokenRegistry::{pauseCall, unpauseCall},
+};
+use hokusai_testbed::eventually;
+use serde_json::json;
+
+use super::ground::{Ground, Store, WITHIN, config, deployer, request, until_settled, until_state};
+
+fn is(outage: Outage) -> impl Fn(&SenderStatus) -> bool {
+    move |status| matches!(status, SenderStatus::Outage { outage: reported, .. } if *reported == outage)
+}
+
+#[tokio::test]
+async fn a_node_away_burns_nothing_and_work_goes_on_when_it_is_back() {
+    let ground = Ground::embedded(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    ground.faults.away.store(true, Ordering::SeqCst);
+    let mut running = ground.start(&ledger, config());
+    let planned = ledger.plan(&[request("AWAY", "1")]).await.unwrap();
+    running.reports("the outage", is(Outage::NodeAway)).await;
+    assert_eq!(ledger.get(&planned[0].id).await.unwrap().unwrap().state, DeploymentState::Planned);
+    ground.faults.away.store(false, Ordering::SeqCst);
+    until_settled(&ledger, &planned).await;
+    running.reports("rest", |status| *status == SenderStatus::Idle).await;
+    ground.check_nonces().await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_on_the_chain() {
+    let ground = Ground::anvil(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    ground.faults.lose_answers.store(true, Ordering::SeqCst);
+    let _running = ground.start(&ledger, config());
+    let planned = ledger.plan(&[request("LOST", "1"), request("LOST", "2")]).await.unwrap();
+    until_settled(&ledger, &planned).await;
+    assert_eq!((ground.tokens().await, ground.versions().await, ground.faults.sent()), (1, 2, 1));
+    ground.check_nonces().await;
+}
+
+#[tokio::test]
+async fn bytes_that_never_arrived_are_sent_again_unchanged() {
+    let ground = Ground::anvil(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    ground.faults.swallow.store(true, Ordering::SeqCst);
+    let _running = ground.start(&ledger, config());
+    let planned = ledger.plan(&[request("SWALLOWED", "1")]).await.unwrap();
+    let maybe_sent = until_state(&ledger, &planned[0], DeploymentState::Broadcast).await;
+    ground.faults.swallow.store(false, Ordering::SeqCst);
+    let settled = until_settled(&ledger, &planned).await.remove(0);
+    assert_eq!(settled.transaction_hash, maybe_sent.transaction_hash);
+    assert_eq!(ground.attempts().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_forgotten_transaction_is_sent_again() {
+    let ground = Ground::still_anvil().await;
+    let ledger = ground.ledger();
+    let _running = ground.start(&ledger, config());
+    let planned = ledger.plan(&[request("DROPPED", "1")]).await.unwrap();
+    let hash = until_state(&ledger, &planned[0], DeploymentState::Broadcast).await.transaction_hash;
+    ground.rpc("anvil_dropTransaction", json!([hash])).await;
+    eventually("it is back", WITHIN, async || {
+        let known = ground.rpc("eth_getTransactionByHash", json!([hash])).await;
+        (!known.is_null()).then_some(())
+    })
+    .await;
+    ground.mine().await;
+    assert_eq!(until_settled(&ledger, &planned).await[0].transaction_hash, hash);
+    ground.check_nonces().await;
+}
+
+#[tokio::test]
+async fn a_stuck_transaction_is_replaced_by_a_dearer_one() {
+    let ground = Ground::still_anvil().await;
+    let ledger = ground.ledger();
+    let impatient = SenderConfig { patience: Patience { stuck_after_ms: 50, resend_after_ms: 20 }, ..config() };
+    let _running = ground.start(&ledger, impatient);
+    let planned = ledger.plan(&[request("STUCK", "1")]).await.unwrap();
+    let attempts = eventually("two bumps", WITHIN, async || Some(ground.attempts().await).filter(|attempts| attempts.len() > 2)).await;
+    let fees: Vec<u128> = attempts.iter().map(|attempt| attempt.3.parse().unwrap()).collect();
+    assert!(fees.windows(2).all(|pair| pair[1] * 1000 >= pair[0] * 1125), "{fees:?}");
+    assert!(attempts.iter().all(|attempt| attempt.0 == 1 && attempt.1 == "register"));
+    ground.mine().await;
+    let settled = until_settled(&ledger, &planned).await.remove(0);
+    let included = settled.transaction_hash.unwrap().to_string();
+    assert!(ground.attempts().await.iter().any(|attempt| attempt.2 == included));
+    assert_eq!((ground.tokens().await, ground.versions().await), (1, 1));
+    ground.check_nonces().await;
+}
+
+#[tokio::test]
+async fn an_empty_account_is_an_outage_until_it_is_funded() {
+    let ground = Ground::anvil(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    ground.rpc("anvil_setBalance", json!([deployer().address(), "0x0"])).await;
+    let mut running = ground.start(&ledger, config());
+    let planned = ledger.plan(&[request("POOR", "1")]).await.unwrap();
+    let status = running.reports("the outage", is(Outage::OutOfFunds)).await;
+    assert!(format!("{status:?}").contains(&deployer().address().to_string()), "{status:?}");
+    assert!(ground.attempts().await.is_empty(), "nothing is signed that cannot be paid");
+    ground.rpc("anvil_setBalance", json!([deployer().address(), U256::from(10).pow(U256::from(18))])).await;
+    until_settled(&ledger, &planned).await;
+    ground.check_nonces().await;
+}
+
+#[tokio::test]
+async fn a_fee_above_the_cap_is_an_outage() {
+    let ground = Ground::anvil(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    let fees = FeePolicy { max_fee_per_gas_wei: 10, default_tip_wei: 1 };
+    let mut running = ground.start(&ledger, SenderConfig { fees, ..config() });
+    ledger.plan(&[request("CAP", "1")]).await.unwrap();
+    running.reports("the outage", is(Outage::FeeAboveCap)).await;
+    assert!(ground.attempts().await.is_empty());
+}
+
+/// The registry is paused while a batch waits for its block: the batch fails as a whole, is split, and each part waits
+/// until the registry is open again.
+#[tokio::test]
+async fn a_batch_that_fails_as_a_whole_is_split() {
+    let ground = Ground::still_anvil().await;
+    let ledger = ground.ledger();
+    let mut running = ground.start(&ledger, config());
+    let planned = ledger.plan(&[request("SPLIT-A", "1"), request("SPLIT-B", "1"), request("SPLIT-C", "1")]).await.unwrap();
+    until_state(&ledger, &planned[0], DeploymentState::Broadcast).await;
+    ground.as_owner(pauseCall {}).await;
+    ground.mine().await;
+    running.reports("the outage", is(Outage::RegistryPaused)).await;
+    assert_eq!(ground.slot_states().await, ["reverted"]);
+    assert_eq!(ledger.get(&planned[0].id).await.unwrap().unwrap().state, DeploymentState::Planned);
+
+    ground.rpc("evm_setAutomine", json!([true])).await;
+    ground.as_owner(unpauseCall {}).await;
+    let settled = until_settled(&ledger, &planned).await;
+    assert!(settled.iter().all(|deployment| deployment.state == DeploymentState::Final));
+    let hashes: std::collections::BTreeSet<_> = settled.iter().map(|deployment| deployment.transaction_hash).collect();
+    assert_eq!(hashes.len(), 3, "each alone");
+    assert_eq!((ground.tokens().await, ground.versions().await), (3, 3));
+}
+
+/// What an older version planned and this one would refuse does not hold the others up.
+#[tokio::test]
+async fn a_request_that_does_not_fit_is_refused_and_the_rest_goes_on() {
+    let ground = Ground::embedded(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    let planned = ledger.plan(&[request("FIT", "1"), request("UNFIT", "1")]).await.unwrap();
+    let mut tx = ground.db.write().await.unwrap();
+    sqlx::query("UPDATE deploy_deployments SET request = REPLACE(request, '0.91', '0.1') WHERE symbol_key = 'unfit'")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let _running = ground.start(&ledger, config());
+    let settled = until_settled(&ledger, &planned).await;
+    assert_eq!((settled[0].state, settled[1].state), (DeploymentState::Final, DeploymentState::Refused));
+    assert!(settled[1].reason.as_deref().unwrap().contains("baseline"));
+}
+
+/// Two processes with one key: one works, the other stands by and takes over when the first dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_sender_works_and_the_other_stands_by() {
+    let ground = Ground::anvil(Store::Postgres).await;
+    let short = SenderConfig { lease: Duration::from_millis(500), ..config() };
+    let (first_ledger, second_ledger) = (ground.ledger(), ground.ledger());
+    let mut first = ground.start(&first_ledger, short.clone());
+    first.reports("rest", |status| *status == SenderStatus::Idle).await;
+    let mut second = ground.start(&second_ledger, short);
+    second.reports("standing by", |status| matches!(status, SenderStatus::Standby { .. })).await;
+    let some: Vec<_> = (0..10).map(|number| request(&format!("PAIR-{number}"), "1")).collect();
+    let planned = second_ledger.plan(&some).await.unwrap();
+    until_settled(&second_ledger, &planned).await;
+    assert!(matches!(*second.status.borrow(), SenderStatus::Standby { .. }));
+
+    let more: Vec<_> = (0..10).map(|number| request(&format!("PAIR-{number}"), "2")).collect();
+    let planned = first_ledger.plan(&more).await.unwrap();
+    drop(first);
+    until_settled(&second_ledger, &planned).await;
+    assert_eq!((ground.tokens().await, ground.versions().await), (10, 20));
+    ground.check_nonces().await;
+}
