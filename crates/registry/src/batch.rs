@@ -26,7 +26,7 @@ const ATTEMPTS: u32 = 5;
 type Answer = Result<Receipt, RegisterError>;
 
 /// Registers all of `items` and answers each. If the database refuses them together, each is tried alone.
-pub(crate) async fn register(db: &Database, items: &[Prepared]) -> Vec<Answer> {
+pub(crate) async fn register(db: &Database, items: &[Arc<Prepared>]) -> Vec<Answer> {
     match attempt(db, items).await {
         Ok(answers) => answers,
         Err(error) if error.is_transient() || items.len() == 1 => {
@@ -48,7 +48,7 @@ pub(crate) async fn register(db: &Database, items: &[Prepared]) -> Vec<Answer> {
 }
 
 /// One transaction, run again if it met another.
-async fn attempt(db: &Database, items: &[Prepared]) -> Result<Vec<Answer>, Error> {
+async fn attempt(db: &Database, items: &[Arc<Prepared>]) -> Result<Vec<Answer>, Error> {
     let mut attempts = 1;
     loop {
         match transaction(db, items).await {
@@ -58,7 +58,7 @@ async fn attempt(db: &Database, items: &[Prepared]) -> Result<Vec<Answer>, Error
     }
 }
 
-async fn transaction(db: &Database, items: &[Prepared]) -> Result<Vec<Answer>, Error> {
+async fn transaction(db: &Database, items: &[Arc<Prepared>]) -> Result<Vec<Answer>, Error> {
     let mut tx = db.write().await?;
     if db.backend() == Backend::Postgres {
         sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).fetch_optional(&mut *tx).await?;

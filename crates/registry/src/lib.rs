@@ -44,4 +44,4 @@ pub use registrations::{Filter, HistoryRow, PAGE_MAX, Registration, Registration
 pub use relay::{LaneState, LaneStatus, QueueOpener, Relay, RelayConfig, RelayError, RelayStatus};
 pub use request::{MAX_REQUEST_BYTES, Origin, RegisterRequest, Version};
 pub use schema::MIGRATIONS;
-pub use subscriptions::{Start, SubscribeError, Subscription, Subscriptions, Wanted};
+pub use subscriptions::{Backlog, Start, SubscribeError, Subscription, Subscriptions, Wanted};

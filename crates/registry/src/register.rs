@@ -202,7 +202,7 @@ pub(crate) struct IdempotencyKey {
 type Answer = Result<Receipt, RegisterError>;
 
 struct Waiting {
-    prepared: Prepared,
+    prepared: Arc<Prepared>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -241,7 +241,7 @@ impl Registrar {
             None => request.origin()?,
         };
         let draft = Draft::new(&request, &origin, &verdict, correlation_id.unwrap_or_else(new_id), self.max_retries)?;
-        let prepared = Prepared::new(request, origin, idempotency_key, draft);
+        let prepared = Arc::new(Prepared::new(request, origin, idempotency_key, draft));
         let (answer, answered) = oneshot::channel();
         self.sender.send(Waiting { prepared, answer }).await.map_err(|_| RegisterError::Stopped)?;
         answered.await.map_err(|_| RegisterError::Stopped)?

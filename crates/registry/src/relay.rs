@@ -39,6 +39,9 @@ use self::lane::{Lane, Moved};
 pub use self::status::{LaneState, LaneStatus, RelayStatus};
 use crate::{nudge::Nudge, outbox};
 
+/// How long a push under way may take to be answered at shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
 /// Opens queues by name, so that the relay need not know what they run on.
 #[async_trait]
 pub trait QueueOpener: Send + Sync {
@@ -127,7 +130,7 @@ impl Relay {
         self.shared.status.clone()
     }
 
-    /// Publishes until shutdown. Outages are waited out, lane by lane, and show in [`status`](Self::status).
+    /// Publishes until shutdown, and then finishes the pushes under way. Outages are waited out, lane by lane, and show in [`status`](Self::status).
     pub async fn run(self, shutdown: CancellationToken) {
         let mut lanes = Lanes { shared: self.shared.clone(), running: BTreeMap::new(), tasks: JoinSet::new() };
         let mut waiter = self.shared.nudge.waiter();
@@ -143,7 +146,10 @@ impl Relay {
                 () = waiter.nudged() => {}
             }
         }
-        while lanes.tasks.join_next().await.is_some() {}
+        let finished = async { while lanes.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(SHUTDOWN_GRACE, finished).await.is_err() {
+            tracing::warn!("a queue does not answer; its push is left to the next relay, which will find out whether it arrived");
+        }
     }
 
     /// Waits until the database has its `source` row, which the lanes read.

@@ -45,6 +45,17 @@ pub struct Subscription {
     pub rewinds: i64,
 }
 
+/// What waits to be published to a queue.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Backlog {
+    /// The queue.
+    pub queue: String,
+    /// How many events.
+    pub events: i64,
+    /// Since when the oldest of them waits, in milliseconds of the epoch.
+    pub oldest_ms: i64,
+}
+
 /// What `HOKUSAI_SUBSCRIPTIONS` or a command asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -258,6 +269,29 @@ impl Subscriptions {
             }
         }
         Ok(list)
+    }
+
+    /// What waits to be published, by queue; queues for which nothing waits are left out. What was just published may
+    /// still be counted.
+    ///
+    /// # Errors
+    ///
+    /// As the database says.
+    pub async fn backlogs(&self) -> Result<Vec<Backlog>, SubscribeError> {
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+            "SELECT queue, COUNT(*), MIN(created_ms) FROM (
+                SELECT s.queue, o.created_ms FROM subscriptions s
+                JOIN relay_progress p ON p.queue = s.queue
+                JOIN outbox o ON o.message_type = s.message_type AND o.position >
+                    CASE WHEN COALESCE(p.position, 0) > s.start_position THEN p.position ELSE s.start_position END
+                UNION ALL
+                SELECT s.queue, o.created_ms FROM subscriptions s
+                JOIN outbox o ON o.message_type = s.message_type AND o.position IS NULL
+             ) AS waiting GROUP BY queue ORDER BY queue",
+        )
+        .fetch_all(self.db.reader())
+        .await?;
+        Ok(rows.into_iter().map(|(queue, events, oldest_ms)| Backlog { queue, events, oldest_ms }).collect())
     }
 
     async fn refuse_default(&self, tx: &mut Tx, wanted: &Wanted) -> Result<(), SubscribeError> {

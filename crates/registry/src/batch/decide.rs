@@ -54,14 +54,14 @@ pub(super) struct Deciding {
 }
 
 impl Deciding {
-    pub(super) async fn read(tx: &mut Tx, items: &[Prepared]) -> Result<Self, Error> {
+    pub(super) async fn read(tx: &mut Tx, items: &[Arc<Prepared>]) -> Result<Self, Error> {
         let mut deciding = Self::default();
         deciding.read_keys(tx, items).await?;
         deciding.read_intents(tx, items).await?;
         Ok(deciding)
     }
 
-    async fn read_keys(&mut self, tx: &mut Tx, items: &[Prepared]) -> Result<(), Error> {
+    async fn read_keys(&mut self, tx: &mut Tx, items: &[Arc<Prepared>]) -> Result<(), Error> {
         let keys: Vec<&IdempotencyKey> = items.iter().filter_map(|item| item.idempotency.as_ref()).collect();
         for chunk in keys.chunks(bulk::LIST) {
             let sql = format!(
@@ -80,7 +80,7 @@ impl Deciding {
         Ok(())
     }
 
-    async fn read_intents(&mut self, tx: &mut Tx, items: &[Prepared]) -> Result<(), Error> {
+    async fn read_intents(&mut self, tx: &mut Tx, items: &[Arc<Prepared>]) -> Result<(), Error> {
         type Row = (Vec<u8>, String, Option<String>, Option<Vec<u8>>, Option<String>, Option<String>, Option<String>);
         for chunk in items.chunks(bulk::LIST) {
             let sql = format!(

@@ -1,6 +1,9 @@
 //! Writing the new registrations of a batch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use hokusai_db::{Error, Tx};
 use sqlx::AssertSqlSafe;
@@ -24,13 +27,13 @@ pub(super) struct Row {
 }
 
 /// Gives every new registration its version.
-pub(super) async fn number(tx: &mut Tx, items: &[Prepared], new: &mut [New]) -> Result<(), Error> {
+pub(super) async fn number(tx: &mut Tx, items: &[Arc<Prepared>], new: &mut [New]) -> Result<(), Error> {
     raise_versions(tx, items, new).await?;
     number_versions(tx, items, new).await
 }
 
 /// A version that a request names is never given out again.
-async fn raise_versions(tx: &mut Tx, items: &[Prepared], new: &[New]) -> Result<(), Error> {
+async fn raise_versions(tx: &mut Tx, items: &[Arc<Prepared>], new: &[New]) -> Result<(), Error> {
     let mut named: BTreeMap<&str, i64> = BTreeMap::new();
     for new in new {
         let item = &items[new.item];
@@ -50,7 +53,7 @@ async fn raise_versions(tx: &mut Tx, items: &[Prepared], new: &[New]) -> Result<
 }
 
 /// Gives each origin without a version the next number of its model.
-async fn number_versions(tx: &mut Tx, items: &[Prepared], new: &mut [New]) -> Result<(), Error> {
+async fn number_versions(tx: &mut Tx, items: &[Arc<Prepared>], new: &mut [New]) -> Result<(), Error> {
     let mut wanted: BTreeMap<&str, Vec<Vec<u8>>> = BTreeMap::new();
     for new in new.iter().filter(|new| new.version.is_none()) {
         let origins = wanted.entry(&items[new.item].request.model_name).or_default();
@@ -87,7 +90,7 @@ fn count<T>(items: &[T]) -> i64 {
 }
 
 /// Writes the new registrations, their history and their events.
-pub(super) async fn insert(tx: &mut Tx, items: &[Prepared], new: &[New], at_ms: i64) -> Result<Vec<Row>, Error> {
+pub(super) async fn insert(tx: &mut Tx, items: &[Arc<Prepared>], new: &[New], at_ms: i64) -> Result<Vec<Row>, Error> {
     let finish = |new: &New| Row {
         item: new.item,
         source_key: new.source_key.clone(),
@@ -107,7 +110,7 @@ pub(super) async fn insert(tx: &mut Tx, items: &[Prepared], new: &[New], at_ms: 
     Ok(rows)
 }
 
-async fn insert_registrations(tx: &mut Tx, items: &[Prepared], rows: &[Row], at_ms: i64) -> Result<(), Error> {
+async fn insert_registrations(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_ms: i64) -> Result<(), Error> {
     let head = "INSERT INTO registrations (id, model_name, model_version, token_key, status, document, created_ms, updated_ms) VALUES";
     bulk::insert(tx, head, 8, "", rows, |query, row| {
         let document = &row.finished.document;
@@ -126,7 +129,7 @@ async fn insert_registrations(tx: &mut Tx, items: &[Prepared], rows: &[Row], at_
 }
 
 /// The identity's row. Of several registrations of one identity in a batch the last holds it.
-async fn insert_intents(tx: &mut Tx, items: &[Prepared], rows: &[Row], at_ms: i64) -> Result<(), Error> {
+async fn insert_intents(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_ms: i64) -> Result<(), Error> {
     let mut last: BTreeMap<(&[u8], &str), &Row> = BTreeMap::new();
     for row in rows {
         last.insert((&row.source_key, &items[row.item].token_key), row);

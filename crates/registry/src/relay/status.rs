@@ -38,7 +38,8 @@ pub struct LaneStatus {
     pub state: LaneState,
     /// The last position the queue is known to have.
     pub position: Option<i64>,
-    /// Positions assigned but not yet published there.
+    /// Positions given but not yet published there, when the lane last looked. For what waits while the queue is away see
+    /// [`Subscriptions::backlogs`](crate::Subscriptions::backlogs).
     pub lag: i64,
 }
 

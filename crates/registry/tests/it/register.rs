@@ -1,9 +1,14 @@
 //! Registering: answers, events, sameness and conflicts, many at once.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
+use hokusai_db::Backend;
 use hokusai_event::{Event, check_message};
 use hokusai_registry::{Conflicting, Decision, Filter, Receipt, RegisterError, RegisterRequest, Registrations, Status};
+use hokusai_testbed::eventually;
 use serde_json::json;
 
 use crate::home::{Home, request};
@@ -20,6 +25,7 @@ crate::scenarios!(
     many_at_once_converge,
     processes_take_turns,
     waiting_requests_share_a_commit,
+    one_bad_row_fails_alone,
     a_lost_caller_loses_nothing,
 );
 
@@ -189,44 +195,62 @@ async fn processes_take_turns(home: Home) {
     assert_eq!(receipts.iter().filter(|receipt| receipt.replayed).count(), 40);
 }
 
-async fn waiting_requests_share_a_commit(home: Home) {
-    // Nobody can commit while this transaction is open (on PostgreSQL it holds the registering lock).
+/// Holds back every commit until so many requests wait, and answers them all.
+async fn registered_together(home: &Home, asked: Vec<RegisterRequest>) -> Vec<Result<Receipt, RegisterError>> {
     let mut blocker = home.db.write().await.unwrap();
-    if home.db.backend() == hokusai_db::Backend::Postgres {
+    if home.db.backend() == Backend::Postgres {
+        // The registering lock; SQLite's writer is taken already.
         sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(0x7265_6769_7374_6572_i64).fetch_optional(&mut *blocker).await.unwrap();
     }
-    let mut tasks: Vec<_> = (0..64)
-        .map(|task| {
+    let count = asked.len();
+    let tasks: Vec<_> = asked
+        .into_iter()
+        .map(|request| {
             let registrar = home.registrar.clone();
-            let asked = request(json!({ "model_name": format!("m{task}") }));
-            tokio::spawn(async move { registrar.register(asked, None, None).await.unwrap() })
+            tokio::spawn(async move { registrar.register(request, None, None).await })
         })
         .collect();
-    // Polling each once hands its request over: the channel has room for all.
-    for task in &mut tasks {
-        assert!(futures_util::poll!(task).is_pending());
-    }
-    tokio::time::timeout(std::time::Duration::from_secs(10), async {
-        while home.registrar.waiting() < 40 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
+    // The committer has taken the first few; the rest can only wait.
+    eventually("the requests wait", Duration::from_secs(10), async || (home.registrar.waiting() > count / 2).then_some(())).await;
     blocker.rollback().await.unwrap();
-    futures_util::future::join_all(tasks).await;
+    futures_util::future::join_all(tasks).await.into_iter().map(Result::unwrap).collect()
+}
+
+async fn waiting_requests_share_a_commit(home: Home) {
+    let asked = (0..64).map(|model| request(json!({ "model_name": format!("m{model}") }))).collect();
+    registered_together(&home, asked).await.into_iter().for_each(|result| drop(result.unwrap()));
+    // All of one transaction bear one time.
     let list = Registrations::new(home.db.clone()).list(&Filter::default()).await.unwrap();
-    // All of one transaction bear one time. The first few may have been taken while the rest were on their way.
     let times: BTreeSet<String> = list.iter().map(|registration| registration.updated_at.to_string()).collect();
     assert!(list.len() == 64 && times.len() <= 4, "{} in {} commits", list.len(), times.len());
+}
+
+/// A defect of ours that only one registration meets.
+async fn one_bad_row_fails_alone(home: Home) {
+    let poison = match home.db.backend() {
+        Backend::Postgres => "ALTER TABLE registrations ADD CONSTRAINT healthy CHECK (model_name <> 'm7')",
+        Backend::Sqlite => {
+            "CREATE TRIGGER healthy BEFORE INSERT ON registrations WHEN NEW.model_name = 'm7' BEGIN SELECT RAISE(ABORT, 'unhealthy'); END"
+        }
+    };
+    let mut tx = home.db.write().await.unwrap();
+    sqlx::raw_sql(poison).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let asked = (0..20).map(|model| request(json!({ "model_name": format!("m{model}") }))).collect();
+    let results = registered_together(&home, asked).await;
+    for (model, result) in results.iter().enumerate() {
+        match result {
+            Ok(receipt) => assert_eq!(receipt.model_id, format!("m{model}/1/msg-ai")),
+            Err(error) => assert!(model == 7 && matches!(error, RegisterError::Rejected(_)), "{model}: {error}"),
+        }
+    }
+    assert_eq!((home.count("registrations").await, home.count("outbox").await), (19, 38));
 }
 
 async fn a_lost_caller_loses_nothing(home: Home) {
     let mut call = Box::pin(home.register(request(json!({}))));
     assert!(futures_util::poll!(&mut call).is_pending());
     drop(call);
-    hokusai_testbed::eventually("the registration is committed", std::time::Duration::from_secs(10), async || {
-        (home.count("registrations").await == 1).then_some(())
-    })
-    .await;
+    eventually("the registration is committed", Duration::from_secs(10), async || (home.count("registrations").await == 1).then_some(()))
+        .await;
 }

@@ -14,6 +14,7 @@ crate::scenarios!(
     the_default_queue_receives_one_type,
     a_subscription_starts_where_it_is_told,
     another_default_queue_receives_what_is_unfinished,
+    backlogs_count_what_waits,
 );
 
 async fn subscriptions_are_listed_and_removed(home: Home) {
@@ -94,4 +95,20 @@ async fn another_default_queue_receives_what_is_unfinished(home: Home) {
     home.subscriptions().ensure_default("old").await.unwrap();
     relay.pass().await.unwrap();
     assert_eq!(waiting(&opener.queue("old").await).await, all);
+}
+
+async fn backlogs_count_what_waits(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    let backlogs = async || -> Vec<(String, i64)> {
+        home.subscriptions().backlogs().await.unwrap().into_iter().map(|backlog| (backlog.queue, backlog.events)).collect()
+    };
+    assert_eq!(backlogs().await, []);
+    home.accept("a").await;
+    home.subscriptions().add(&parse("site=*").unwrap()[0]).await.unwrap();
+    home.accept("b").await;
+    assert_eq!(backlogs().await, [(QUEUE.to_owned(), 2), ("site".to_owned(), 2)]);
+    home.relay(opener).pass().await.unwrap();
+    assert_eq!(backlogs().await, []);
 }
