@@ -27,6 +27,7 @@ pub(super) const ACK_PATIENCE: Duration = Duration::from_millis(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_QUEUE_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Extensions made in one round.
 const EXTENSIONS: usize = 512;
 
@@ -105,7 +106,7 @@ impl Desk {
 
     /// What a take brought. The unreadable and the too often expired are dead-lettered; of suspects one is kept.
     pub(super) fn receive(&mut self, entries: Vec<Bytes>, now: Instant) {
-        let mut back = Vec::new();
+        let (mut back, mut calm, mut suspicious) = (Vec::new(), false, false);
         for entry in entries {
             self.entry_bytes = (self.entry_bytes * 7 + entry.len()) / 8 + 1;
             let attempts = match attempts::read(&entry) {
@@ -123,15 +124,18 @@ impl Desk {
             }
             let custody = Custody { delivery: Delivery { entry, attempts }, taken: now, started: now, extended: None };
             if self.stopping || attempts.expiries == 0 {
+                calm = true;
                 self.ready.push_back(custody);
-                self.cautious = false;
-            } else if self.suspect.is_none() {
-                self.suspect = Some(custody);
-                self.cautious = true;
             } else {
-                back.push(custody);
+                suspicious = true;
+                match self.suspect {
+                    None => self.suspect = Some(custody),
+                    Some(_) => back.push(custody),
+                }
             }
         }
+        // Where one suspect was there may be more: they are looked at one by one until something else comes.
+        self.cautious = suspicious || (self.cautious && !calm);
         // Taken while the pause began: what the pause put back may have come straight again.
         if self.pause.as_ref().is_some_and(|pause| now < pause.until) {
             back.extend(self.ready.drain(..));
@@ -280,6 +284,9 @@ impl Desk {
                 pause.delay = (pause.delay * 2).min(longest);
                 pause.until = now + pause.delay;
                 pause.away = away;
+                if let Status::Paused { reason: known, .. } = &mut pause.status {
+                    *known = reason;
+                }
             }
             None => {
                 tracing::warn!(queue = self.queue, reason, "something is away; taking pauses");
@@ -392,11 +399,12 @@ impl Desk {
         self.running == 0 && self.acks.is_empty() && self.steps.is_empty()
     }
 
-    /// When to look again although nothing happened.
-    pub(super) fn wake_at(&self) -> Instant {
+    /// When to look again although nothing happens. What is overdue waits for something else that is under way.
+    pub(super) fn wake_at(&self, now: Instant) -> Instant {
         let acks = self.acks_since.map(|since| since + ACK_PATIENCE);
-        let pause = self.pause.as_ref().map(|pause| pause.until).filter(|until| *until > self.checked);
-        [acks, pause].into_iter().flatten().fold(self.next_look(), Instant::min)
+        let pause = self.pause.as_ref().map(|pause| pause.until);
+        let ahead = [Some(self.next_look()), acks, pause].into_iter().flatten().filter(|at| *at > now);
+        ahead.min().unwrap_or(now + LONGEST_SLEEP)
     }
 
     pub(super) fn status(&self) -> Status {

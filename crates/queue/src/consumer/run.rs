@@ -148,7 +148,7 @@ impl Run {
     }
 
     async fn next_event(&mut self) -> Event {
-        let wake_at = self.desk.wake_at();
+        let wake_at = self.desk.wake_at(Instant::now());
         tokio::select! {
             biased;
             () = self.stop.cancelled(), if !self.desk.is_stopping() => Event::Stop,

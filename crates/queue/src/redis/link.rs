@@ -5,7 +5,7 @@
 //! dropped, a response that did not come in time included, and the next command makes a new one: that is how a link
 //! that died in silence heals, and how a failover is followed to the new primary.
 
-use std::{error::Error as StdError, fmt, io, time::Duration};
+use std::{error::Error as StdError, fmt, io, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection,
@@ -194,14 +194,11 @@ fn of_response(error: &RedisError) -> Class {
     }
 }
 
+/// The client wraps an I/O error in an `Arc`, and an I/O error hides what it wraps from `source`.
 fn is_tls(error: &RedisError) -> bool {
-    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(cause) = source {
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
+    type Shared = Arc<dyn StdError + Send + Sync>;
+    let source = error.source().and_then(|source| source.downcast_ref::<Shared>());
+    let Some(cause) = source else { return false };
+    let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    cause.is::<rustls::Error>() || wrapped.is_some_and(|wrapped| wrapped.is::<rustls::Error>())
 }

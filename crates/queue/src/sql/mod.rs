@@ -255,6 +255,19 @@ impl SqlQueue {
         Ok(sqlx::query_scalar(query).bind(&self.name).bind(source).fetch_optional(&mut **tx).await?)
     }
 
+    /// Whether a pass would find nothing and need not be noted yet: an idle queue shall not cost a write each second.
+    async fn is_idle(&self, terms: &LeaseTerms) -> Result<bool, DbError> {
+        let sql = format!(
+            "SELECT passed, {}, (SELECT COUNT(*) FROM (SELECT 1 FROM queue_entries WHERE queue = $1 AND state IN ($2, $3) LIMIT 1) AS busy) \
+             FROM queue_heads WHERE queue = $1",
+            self.now()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(State::Processing.as_str()).bind(State::Delayed.as_str());
+        let Some(row) = query.fetch_optional(self.db.reader()).await? else { return Ok(true) };
+        let (passed, now, busy): (Option<i64>, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok(busy == 0 && passed.is_some_and(|passed| now - passed <= millis(terms.outage_after) / 4))
+    }
+
     /// Notes the pass, and renews the leases if there was none for too long.
     async fn open_pass(&self, tx: &mut Tx, terms: &LeaseTerms) -> Result<u64, DbError> {
         self.positions(tx, 0).await?;
@@ -380,6 +393,9 @@ impl Queue for SqlQueue {
     }
 
     async fn survey(&self, terms: &LeaseTerms) -> Result<Survey, Error> {
+        if self.is_idle(terms).await.map_err(|error| self.error(error))? {
+            return Ok(Survey::default());
+        }
         let mut survey = self.transact(|| self.try_survey(terms)).await?;
         if survey.promoted > 0 {
             self.pushed.notify_waiters();

@@ -217,3 +217,44 @@ async fn a_key_that_is_no_queue_is_a_misconfiguration() {
         assert!(matches!(error, Error::Misconfigured { .. }), "{error:?}");
     }
 }
+
+/// The certificate is for `localhost`, signed by an authority nobody else knows; its key protects nothing.
+#[tokio::test]
+async fn tls_checks_the_certificate_as_told() {
+    let file = |name: &str| format!("{}/tests/it/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (port, certificate, key, ca) = (free_port(), file("server.pem"), file("server.key"), file("ca.pem"));
+    let _redis = Redis::start_with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+    ])
+    .await;
+    let settings = RedisSettings::from_url(&format!("rediss://localhost:{port}/0")).unwrap();
+    let error = RedisQueue::connect(&settings, NAME).await.unwrap_err();
+    assert!(matches!(error, Error::Misconfigured { .. }), "{error:?}");
+    assert!(error.to_string().contains("REDIS_SSL_CERT_REQS"), "{error}");
+    let trusting = settings.clone().ca_pem(std::fs::read(&ca).unwrap());
+    RedisQueue::connect(&trusting, NAME).await.unwrap().push(&bytes(&["a"])).await.unwrap();
+    let unchecked = settings.certificate_check("none".parse().unwrap());
+    assert_eq!(RedisQueue::connect(&unchecked, NAME).await.unwrap().stats().await.unwrap().main, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_an_outage() {
+    let bench = Bench::redis().await;
+    bench.push(&["a"]).await;
+    let signal = |name: &str| bench.redis.as_ref().unwrap().process().signal(name);
+    signal("STOP");
+    let answer = tokio::time::timeout(PATIENCE, bench.queue.stats()).await.expect("a response has its time limit");
+    assert!(answer.unwrap_err().is_outage());
+    signal("CONT");
+    let stats = eventually("it heals", PATIENCE, async || bench.queue.stats().await.ok()).await;
+    assert_eq!(stats.main, 1);
+}
