@@ -270,6 +270,8 @@ pub struct Patience {
 pub struct SlotFacts {
     /// Where it stands.
     pub state: SlotState,
+    /// Since when it stands there.
+    pub since_ms: i64,
     /// When the latest attempt was signed.
     pub signed_at_ms: i64,
     /// When bytes of it were last sent, if ever.
@@ -325,7 +327,8 @@ fn unsent(observation: Observation) -> (SlotState, Effect) {
 
 fn sent(slot: &SlotFacts, observation: Observation, patience: &Patience, now_ms: i64) -> (SlotState, Effect) {
     use SlotState::{Broadcast, Lost};
-    let stuck = now_ms - slot.signed_at_ms >= patience.stuck_after_ms;
+    // Not from signing alone: what was reorganised away, or could not be paid for a while, has only begun to wait.
+    let stuck = now_ms - slot.signed_at_ms.max(slot.since_ms) >= patience.stuck_after_ms;
     let forgotten = slot.forgotten(patience, now_ms);
     match observation {
         Observation::Pending { .. } | Observation::Underpriced if stuck => (Broadcast, Effect::Bump),

@@ -160,7 +160,9 @@ impl Ledger {
             answers.push(deployment);
         }
         attach(&mut tx, requests, &answers).await?;
-        self.journal.record(&mut tx, &changes).await?;
+        if !changes.is_empty() {
+            self.journal.record(&mut tx, &changes).await?;
+        }
         tx.commit().await?;
         Ok((answers, changes))
     }

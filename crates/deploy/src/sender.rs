@@ -75,7 +75,7 @@ impl SenderConfig {
             chain_poll_max: Duration::from_secs(3),
             max_in_flight: 4,
             fees: FeePolicy::default(),
-            patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 15_000 },
+            patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 3_000 },
             recheck_window: Duration::from_secs(3600),
             recheck_every: Duration::from_secs(60),
             outage_pause_max: Duration::from_secs(5),
@@ -313,6 +313,7 @@ impl Sender {
         match self.ledger.acquire(self.account(), &self.holder, lease_ms, now_ms).await? {
             Grant::Ours(fence) => {
                 let open = self.ledger.open_slots(fence.account).await?;
+                self.warn_of_other_accounts().await?;
                 tracing::info!(account = %fence.account, fence = fence.number, open = open.len(), "holding the deployer account");
                 self.tenure = Some(Tenure { fence, renewed_at_ms: now_ms, open, recheck: Recheck::due(), holes_at_ms: now_ms });
                 Ok(None)
@@ -324,6 +325,14 @@ impl Sender {
                 Ok(Some(Rest::For(Duration::from_millis(left.max(1)).min(self.config.idle_poll))))
             }
         }
+    }
+
+    /// What another key signed can only be finished with that key: its nonces are not ours.
+    async fn warn_of_other_accounts(&self) -> Result<(), Error> {
+        for (account, slots) in self.ledger.open_slots_of_others(self.account()).await? {
+            tracing::warn!(account, slots, "transactions of another deployer account are unfinished; start a worker with its key");
+        }
+        Ok(())
     }
 
     fn account(&self) -> Address {

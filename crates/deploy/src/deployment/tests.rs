@@ -14,9 +14,9 @@ enum Age {
 
 fn facts(state: SlotState, age: Age) -> SlotFacts {
     match age {
-        Age::Fresh => SlotFacts { state, signed_at_ms: 0, sent_at_ms: Some(0) },
-        Age::Forgotten => SlotFacts { state, signed_at_ms: 0, sent_at_ms: Some(-100) },
-        Age::Stuck => SlotFacts { state, signed_at_ms: -1000, sent_at_ms: Some(-1000) },
+        Age::Fresh => SlotFacts { state, since_ms: 0, signed_at_ms: 0, sent_at_ms: Some(0) },
+        Age::Forgotten => SlotFacts { state, since_ms: 0, signed_at_ms: 0, sent_at_ms: Some(-100) },
+        Age::Stuck => SlotFacts { state, since_ms: -1000, signed_at_ms: -1000, sent_at_ms: Some(-1000) },
     }
 }
 
@@ -206,7 +206,7 @@ fn what_a_node_forgot_is_sent_again_after_a_while() {
     check(Broadcast, forgotten, Age::Forgotten, (Broadcast, Effect::Send));
     check(Broadcast, Observation::Pending { known: true }, Age::Forgotten, (Broadcast, Effect::Wait));
     check(Included, Observation::Behind, Age::Forgotten, (Included, Effect::Send));
-    let never_sent = SlotFacts { state: Broadcast, signed_at_ms: 0, sent_at_ms: None };
+    let never_sent = SlotFacts { state: Broadcast, since_ms: 0, signed_at_ms: 0, sent_at_ms: None };
     assert_eq!(step(&never_sent, forgotten, &PATIENCE, 0).effect, Effect::Send);
 }
 
@@ -217,6 +217,8 @@ fn what_is_stuck_is_bumped() {
         check(Broadcast, observation, Age::Stuck, (Broadcast, Effect::Bump));
     }
     check(Broadcast, Observation::Accepted, Age::Stuck, (Broadcast, Effect::Wait));
+    let just_reorganised = SlotFacts { since_ms: -1, ..facts(Broadcast, Age::Stuck) };
+    assert_eq!(step(&just_reorganised, Observation::Pending { known: true }, &PATIENCE, 0).effect, Effect::Wait);
 }
 
 #[test]

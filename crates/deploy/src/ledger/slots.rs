@@ -28,6 +28,8 @@ pub(crate) enum Purpose {
 pub(crate) struct Slot {
     pub(crate) nonce: u64,
     pub(crate) state: SlotState,
+    /// Since when it stands there.
+    pub(crate) since_ms: i64,
     pub(crate) inclusion: Option<Inclusion>,
     /// Oldest first; there is at least one.
     pub(crate) attempts: Vec<Attempt>,
@@ -82,7 +84,12 @@ impl Slot {
     }
 
     pub(crate) fn facts(&self) -> SlotFacts {
-        SlotFacts { state: self.state, signed_at_ms: self.latest().signed_at_ms, sent_at_ms: self.latest().sent_at_ms }
+        SlotFacts {
+            state: self.state,
+            since_ms: self.since_ms,
+            signed_at_ms: self.latest().signed_at_ms,
+            sent_at_ms: self.latest().sent_at_ms,
+        }
     }
 }
 
@@ -130,6 +137,19 @@ impl Ledger {
         self.slots(account, "state IN ('signed', 'broadcast', 'included') ORDER BY nonce", 0, 0).await
     }
 
+    /// How many slots of this registry other accounts have open.
+    pub(crate) async fn open_slots_of_others(&self, account: Address) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "SELECT account, COUNT(*) FROM deploy_slots WHERE chain_id = $1 AND registry = $2 AND account <> $3 \
+                   AND state IN ('signed', 'broadcast', 'included') GROUP BY account";
+        let rows = sqlx::query_as(sql)
+            .bind(integer(self.chain_id))
+            .bind(self.registry.to_string())
+            .bind(account.to_string())
+            .fetch_all(self.db.reader())
+            .await?;
+        Ok(rows)
+    }
+
     /// The slots of an account from a nonce on that were settled since, in the order of their nonces.
     pub(crate) async fn settled_slots(&self, account: Address, since_ms: i64, from: u64, limit: u32) -> Result<Vec<Slot>, Error> {
         self.slots(account, &format!("state IN ('final', 'reverted') ORDER BY nonce LIMIT {limit}"), since_ms, from).await
@@ -137,7 +157,7 @@ impl Ledger {
 
     async fn slots(&self, account: Address, condition: &str, since_ms: i64, from: u64) -> Result<Vec<Slot>, Error> {
         let sql = format!(
-            "SELECT nonce, state, included_hash, block_number, block_hash FROM deploy_slots \
+            "SELECT nonce, state, included_hash, block_number, block_hash, updated_at FROM deploy_slots \
              WHERE chain_id = $1 AND account = $2 AND updated_at >= $3 AND nonce >= $4 AND {condition}"
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
@@ -215,7 +235,7 @@ impl Ledger {
             changes.push(Change { deployment: boarded, from: Some(rider.state) });
         }
         self.commit(tx, "sign", &changes).await?;
-        Ok(Slot { nonce, state: SlotState::Signed, inclusion: None, attempts: vec![attempt.clone()] })
+        Ok(Slot { nonce, state: SlotState::Signed, since_ms: now_ms, inclusion: None, attempts: vec![attempt.clone()] })
     }
 
     /// Stores a further attempt of a slot.
@@ -385,7 +405,7 @@ fn read_slot(row: &AnyRow, nonce: u64, attempts: Vec<Attempt>) -> Result<Slot, E
         }
         _ => None,
     };
-    Ok(Slot { nonce, state, inclusion, attempts })
+    Ok(Slot { nonce, state, since_ms: row.try_get("updated_at")?, inclusion, attempts })
 }
 
 fn read_attempt(row: &AnyRow) -> Result<Attempt, Error> {

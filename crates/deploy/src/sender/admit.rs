@@ -106,7 +106,7 @@ impl Sender {
         let deep = match view.final_number {
             _ if !recorded.contains(&true) => vec![false; rows.len()],
             Some(number) if number == view.head.number => recorded.clone(),
-            Some(number) => self.version_numbers(rows, At::Number(number)).await?,
+            Some(number) => self.recorded_deep(rows, number).await?,
             None => vec![false; rows.len()],
         };
         let sight = |(recorded, deep): (bool, bool)| match (recorded, deep) {

@@ -107,10 +107,9 @@ impl Sender {
 
     async fn act(&mut self, slot: Slot, seen: Seen, next: Step, view: &ChainView) -> Result<bool, Error> {
         match next.effect {
-            Effect::Wait => self.keep(slot, &seen, next.state).await,
+            Effect::Wait => self.keep(slot, &seen, next.state).await.map(|(_, moved)| moved),
             Effect::Send => {
-                let moved = self.keep(slot.clone(), &seen, next.state).await?;
-                let slot = Slot { state: next.state, inclusion: kept_inclusion(&slot, &seen, next.state), ..slot };
+                let (slot, moved) = self.keep(slot, &seen, next.state).await?;
                 Ok(self.send(slot, view).await? || moved)
             }
             Effect::Bump => self.replace(slot, view).await,
@@ -125,15 +124,17 @@ impl Sender {
         }
     }
 
-    /// Writes the state down if it is another.
-    async fn keep(&mut self, slot: Slot, seen: &Seen, state: SlotState) -> Result<bool, Error> {
+    /// Writes the state down if it is another. The slot as it stands, and whether it moved.
+    async fn keep(&mut self, slot: Slot, seen: &Seen, state: SlotState) -> Result<(Slot, bool), Error> {
         let inclusion = kept_inclusion(&slot, seen, state);
         if state == slot.state && inclusion == slot.inclusion {
-            return Ok(false);
+            return Ok((slot, false));
         }
-        self.ledger.move_slot(self.fence()?, &slot, Standing { state, inclusion }, false, now_ms()).await?;
-        self.remember(Slot { state, inclusion, ..slot });
-        Ok(true)
+        let since_ms = now_ms();
+        self.ledger.move_slot(self.fence()?, &slot, Standing { state, inclusion }, false, since_ms).await?;
+        let slot = Slot { state, inclusion, since_ms, ..slot };
+        self.remember(slot.clone());
+        Ok((slot, true))
     }
 
     /// Sends the latest attempt; one that the node finds too cheap before it was ever taken is made dearer at once. Whether the
@@ -156,6 +157,9 @@ impl Sender {
         if next.state != SlotState::Signed {
             let standing = Standing { state: next.state, inclusion: slot.inclusion };
             self.ledger.move_slot(self.fence()?, &slot, standing, true, now_ms).await?;
+            if slot.state != next.state {
+                slot.since_ms = now_ms;
+            }
             slot.state = next.state;
             slot.attempts.last_mut().expect("a slot has an attempt").sent_at_ms = Some(now_ms);
         }

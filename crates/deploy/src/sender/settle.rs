@@ -88,12 +88,17 @@ impl Sender {
         Ok(true)
     }
 
-    /// Why a transaction that carried one deployment failed: the same call is made again on the state before its block.
+    /// Why a transaction that carried one deployment failed: the same call is made again on the state before its block. Nodes
+    /// forget old states; then on the newest.
     async fn fate_of_reverted(&self, slot: &Slot, receipt: &Receipt) -> Result<Fate, Error> {
         let call = first_call(slot)?;
         let before = At::Number(receipt.block_number.saturating_sub(1));
         let hash = receipt.transaction_hash;
-        let reason = match self.node.call(self.account(), self.ledger.registry, &call.input, before).await {
+        let mut answer = self.node.call(self.account(), self.ledger.registry, &call.input, before).await;
+        if !matches!(answer, Err(RpcError::Reverted { .. })) {
+            answer = self.node.call(self.account(), self.ledger.registry, &call.input, At::Latest).await;
+        }
+        let reason = match answer {
             Err(RpcError::Reverted { data, message }) => match data.map(|data| read_revert(&data)) {
                 // Neither is the request's fault; before it is signed again, the chain is asked whether it would pass.
                 Some(Revert::Paused | Revert::NotDeployer { .. }) => return Ok(Fate::Planned { alone: true }),
@@ -118,7 +123,7 @@ impl Sender {
         misread: &Misread,
         receipt: &Receipt,
     ) -> Result<Vec<(DeploymentRow, Fate)>, Error> {
-        let numbers = self.version_numbers(&riders, At::Number(receipt.block_number)).await?;
+        let numbers = self.version_numbers(&riders, At::Latest).await?;
         let items = riders.len();
         let fate = |item: usize, rider: DeploymentRow, recorded: bool| {
             let fate = if recorded {
@@ -129,6 +134,14 @@ impl Sender {
             (rider, fate)
         };
         Ok(riders.into_iter().zip(numbers).enumerate().map(|(item, (rider, recorded))| fate(item, rider, recorded)).collect())
+    }
+
+    /// Whether each version is recorded as of a final block; none is where the registry was not there yet.
+    pub(super) async fn recorded_deep(&self, rows: &[DeploymentRow], number: u64) -> Result<Vec<bool>, Error> {
+        match self.version_numbers(rows, At::Number(number)).await {
+            Err(Error::Rpc(RpcError::Garbled { .. })) => Ok(vec![false; rows.len()]),
+            other => other,
+        }
     }
 
     /// Whether each version is recorded as of a block.

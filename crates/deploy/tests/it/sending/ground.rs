@@ -26,7 +26,10 @@ use hokusai_deploy::{
     deployment::Patience,
     embedded::{EmbeddedChain, EmbeddedConfig, EmbeddedTransport},
     ledger::Probe,
-    token::{IModelTokenRegistry::{TokenCreated, VersionRecorded}, RegistryArguments, TokenRequest},
+    token::{
+        IModelTokenRegistry::{TokenCreated, VersionRecorded},
+        RegistryArguments, TokenRequest,
+    },
 };
 use hokusai_testbed::{ANVIL_KEYS, Anvil, Postgres, eventually};
 use parking_lot::Mutex;
@@ -63,25 +66,26 @@ impl Faults {
     }
 }
 
-/// Stops the world at the n-th point, for ever.
+/// Stops whoever comes to the n-th point: for ever, or until told to go on.
 #[derive(Debug)]
 pub(super) struct Cutter {
     at: usize,
     passed: AtomicUsize,
     pub(super) reached: Notify,
+    pub(super) go_on: Notify,
     pub(super) log: Mutex<Vec<String>>,
 }
 
 impl Cutter {
     pub(super) fn new(at: usize) -> Arc<Self> {
-        Arc::new(Self { at, passed: AtomicUsize::new(0), reached: Notify::new(), log: Mutex::default() })
+        Arc::new(Self { at, passed: AtomicUsize::new(0), reached: Notify::new(), go_on: Notify::new(), log: Mutex::default() })
     }
 
     pub(super) async fn pass(&self, point: &str) {
         self.log.lock().push(point.to_owned());
-        if self.passed.fetch_add(1, Ordering::SeqCst) >= self.at {
+        if self.passed.fetch_add(1, Ordering::SeqCst) == self.at {
             self.reached.notify_one();
-            std::future::pending::<()>().await;
+            self.go_on.notified().await;
         }
     }
 }
@@ -147,6 +151,7 @@ pub(super) struct Ground {
     pub(super) faults: Arc<Faults>,
     pub(super) registry: Address,
     pub(super) db: Database,
+    pub(super) db_url: String,
     dir: tempfile::TempDir,
 }
 
@@ -164,7 +169,11 @@ impl Ground {
     }
 
     pub(super) async fn anvil(store: Store) -> Self {
-        let anvil = Anvil::start(&[]).await;
+        Self::anvil_with(&[], store).await
+    }
+
+    pub(super) async fn anvil_with(args: &[&str], store: Store) -> Self {
+        let anvil = Anvil::start(args).await;
         let url = anvil.url().parse().unwrap();
         Self::over(BoxTransport::new(Http::new(url)), Some(anvil), store).await
     }
@@ -181,7 +190,7 @@ impl Ground {
         };
         let db = Database::open(&url).await.unwrap();
         db.migrate(MIGRATIONS).await.unwrap();
-        Self { _anvil: anvil, client, node, faults, registry, db, dir }
+        Self { _anvil: anvil, client, node, faults, registry, db, db_url: url, dir }
     }
 
     pub(super) fn ledger(&self) -> Ledger {
@@ -285,8 +294,7 @@ pub(super) fn owner() -> Address {
 }
 
 async fn deploy(node: &Node) -> Address {
-    let arguments =
-        RegistryArguments { owner: owner(), controller: owner(), deployer: deployer().address(), initial_supply: None };
+    let arguments = RegistryArguments { owner: owner(), controller: owner(), deployer: deployer().address(), initial_supply: None };
     let plan = RegistryPlan { arguments, one_key_for_all: false, fees: FeePolicy::default(), patience: WITHIN };
     deploy_registry(node, &*deployer(), &plan).await.unwrap().address
 }
@@ -371,7 +379,7 @@ pub(super) async fn until_state(ledger: &Ledger, planned: &Deployment, state: De
 }
 
 pub(super) fn sum<'a>(shares: impl IntoIterator<Item = &'a Deployment>) -> (u64, U256) {
-    shares.into_iter().fold((0, U256::ZERO), |(gas, fee), deployment| {
-        (gas + deployment.gas_used.unwrap(), fee + deployment.fee_wei.unwrap())
-    })
+    shares
+        .into_iter()
+        .fold((0, U256::ZERO), |(gas, fee), deployment| (gas + deployment.gas_used.unwrap(), fee + deployment.fee_wei.unwrap()))
 }

@@ -11,11 +11,7 @@ use alloy::{
 };
 use hokusai_deploy::{
     FeePolicy, Finality, HttpOptions, InstallError, Node, RegistryPlan, RpcError, Signer, Unfitting, check_chain, deploy_registry,
-    token::{
-        IModelTokenRegistry::registerManyCall,
-        ModelTokenRegistry::pauseCall,
-        RegistryArguments, Revert, read_revert,
-    },
+    token::{IModelTokenRegistry::registerManyCall, ModelTokenRegistry::pauseCall, RegistryArguments, Revert, read_revert},
 };
 use hokusai_testbed::{ANVIL_KEYS, Anvil, free_port};
 
@@ -112,8 +108,7 @@ async fn a_registry_is_not_deployed_with_one_key_for_everything() {
     let ground = Ground::embedded(Store::Sqlite).await;
     let us = deployer().address();
     let arguments = RegistryArguments { owner: us, controller: owner(), deployer: us, initial_supply: None };
-    let mut plan =
-        RegistryPlan { arguments, one_key_for_all: false, fees: FeePolicy::default(), patience: Duration::from_secs(5) };
+    let mut plan = RegistryPlan { arguments, one_key_for_all: false, fees: FeePolicy::default(), patience: Duration::from_secs(5) };
     let error = deploy_registry(&ground.node, &*deployer(), &plan).await.unwrap_err();
     assert!(matches!(error, InstallError::SharedKey { role: "owner", .. }), "{error}");
     plan.one_key_for_all = true;

@@ -1,17 +1,25 @@
 //! The node away, answers lost, no money, no patience: nothing is lost, nothing is done twice.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use alloy::primitives::U256;
+use async_trait::async_trait;
+use hokusai_db::Tx;
 use hokusai_deploy::{
-    DeploymentState, FeePolicy, Outage, SenderConfig, SenderStatus, Signer,
+    Change, DeploymentState, FeePolicy, Journal, JournalError, Outage, SenderConfig, SenderStatus, Signer,
     deployment::Patience,
     token::ModelTokenRegistry::{pauseCall, unpauseCall},
 };
-use hokusai_testbed::eventually;
+use hokusai_testbed::{Postgres, eventually};
 use serde_json::json;
 
-use super::ground::{Ground, Store, WITHIN, config, deployer, request, until_settled, until_state};
+use super::ground::{Cutter, Ground, Store, WITHIN, config, deployer, request, until_settled, until_state};
 
 fn is(outage: Outage) -> impl Fn(&SenderStatus) -> bool {
     move |status| matches!(status, SenderStatus::Outage { outage: reported, .. } if *reported == outage)
@@ -183,5 +191,78 @@ async fn one_sender_works_and_the_other_stands_by() {
     drop(first);
     until_settled(&second_ledger, &planned).await;
     assert_eq!((ground.tokens().await, ground.versions().await), (10, 20));
+    ground.check_nonces().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_away_burns_nothing() {
+    let ground = Ground::anvil(Store::Postgres).await;
+    let ledger = ground.ledger();
+    let _running = ground.start(&ledger, config());
+    let postgres = Postgres::start().await;
+    for round in 0..5 {
+        let planned = ledger.plan(&[request(&format!("CUT-OFF-{round}"), "1")]).await.unwrap();
+        postgres.disconnect_all(&ground.db_url);
+        eventually("it is final", WITHIN, async || {
+            let found = ledger.get(&planned[0].id).await.ok()??;
+            found.state.is_settled().then_some(())
+        })
+        .await;
+    }
+    assert_eq!((ground.tokens().await, ground.versions().await), (5, 5));
+    ground.check_nonces().await;
+}
+
+/// A journal whose database is away for the first changes.
+#[derive(Debug, Default)]
+struct Reluctant {
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Journal for Reluctant {
+    async fn record(&self, _tx: &mut Tx, changes: &[Change]) -> Result<(), JournalError> {
+        let planning = changes.iter().all(|change| change.from.is_none());
+        if !planning && self.asked.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+            return Err(sqlx::Error::PoolTimedOut.into());
+        }
+        Ok(())
+    }
+
+    fn committed(&self, _changes: &[Change]) {}
+}
+
+/// Every second change of state is refused at first: the ledger's change goes with it, and both come again.
+#[tokio::test]
+async fn a_journal_that_fails_takes_the_change_back() {
+    let ground = Ground::embedded(Store::Sqlite).await;
+    let ledger = ground.ledger_with(Arc::new(Reluctant::default()));
+    let _running = ground.start(&ledger, config());
+    let planned = ledger.plan(&[request("RELUCTANT", "1")]).await.unwrap();
+    until_settled(&ledger, &planned).await;
+    assert_eq!((ground.tokens().await, ground.versions().await), (1, 1));
+    ground.check_nonces().await;
+}
+
+/// A sender that slept through the end of its lease wakes up in the middle of a transaction that another one finished.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_lost_its_lease_writes_nothing() {
+    let ground = Ground::embedded(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    let planned = ledger.plan(&[request("ZOMBIE", "1")]).await.unwrap();
+    let cutter = Cutter::new(19);
+    *ground.faults.cutter.lock() = Some(cutter.clone());
+    let mut sleeper = ground.start(&ledger.clone().with_probe(cutter.clone()), config());
+    cutter.reached.notified().await;
+    *ground.faults.cutter.lock() = None;
+    assert_eq!(cutter.log.lock().last().map(String::as_str), Some("eth_sendRawTransaction answered"));
+
+    ground.let_lease_run_out().await;
+    let mut successor = ground.start(&ledger, config());
+    let settled = until_settled(&ledger, &planned).await;
+    successor.reports("rest", |status| *status == SenderStatus::Idle).await;
+    cutter.go_on.notify_one();
+    sleeper.reports("standing by", |status| matches!(status, SenderStatus::Standby { .. })).await;
+    assert_eq!(ledger.get(&planned[0].id).await.unwrap().unwrap(), settled[0]);
     ground.check_nonces().await;
 }

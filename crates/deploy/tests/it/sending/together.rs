@@ -5,10 +5,11 @@ use std::sync::Arc;
 use alloy::primitives::U256;
 use async_trait::async_trait;
 use hokusai_db::Tx;
-use hokusai_deploy::{Change, DeploymentState, Journal, JournalError, token::token_address};
+use hokusai_deploy::{Change, DeploymentState, Finality, Journal, JournalError, SenderConfig, token::token_address};
+use hokusai_testbed::eventually;
 use parking_lot::Mutex;
 
-use super::ground::{Ground, Store, config, request, sum, until_settled};
+use super::ground::{Ground, Store, WITHIN, config, request, sum, until_settled, until_state};
 
 /// Writes each change into a table of its own, in the ledger's transaction.
 #[derive(Debug, Default)]
@@ -114,4 +115,39 @@ async fn what_somebody_else_deployed_is_found_and_costs_nothing() {
     assert_eq!((found.transaction_hash, found.gas_used, found.fee_wei), (None, Some(0), Some(U256::ZERO)));
     assert_eq!(found.token_address, token_address(ground.registry, "FOUND"));
     assert_eq!(ground.faults.sent(), sent, "nothing was sent");
+}
+
+#[tokio::test]
+async fn the_finalized_tag_is_waited_for() {
+    // With one slot an epoch, anvil calls the block before the last but one final.
+    let ground = Ground::anvil_with(&["--slots-in-an-epoch", "1"], Store::Sqlite).await;
+    let ledger = ground.ledger();
+    let _running = ground.start(&ledger, SenderConfig { finality: Finality::Finalized, ..config() });
+    let planned = ledger.plan(&[request("TAG", "1")]).await.unwrap();
+    let included = until_state(&ledger, &planned[0], DeploymentState::Included).await.block_number.unwrap();
+    eventually("it is final", WITHIN, async || {
+        let found = ledger.get(&planned[0].id).await.unwrap().unwrap();
+        let block = ground.rpc("eth_getBlockByNumber", serde_json::json!(["finalized", false])).await;
+        let finalized = block["number"].as_str().unwrap().parse::<U256>().unwrap();
+        assert!(found.state != DeploymentState::Final || finalized >= U256::from(included), "final at depth only");
+        if found.state == DeploymentState::Included {
+            ground.mine().await;
+        }
+        found.state.is_settled().then_some(())
+    })
+    .await;
+}
+
+/// With the settings of production a chain that answers at once is not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_an_instant_chain_a_token_takes_less_than_a_second() {
+    let ground = Ground::embedded(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    let _running = ground.start(&ledger, SenderConfig::new(Finality::Confirmations(1)));
+    let mut quickest = i64::MAX;
+    for number in 0..5 {
+        let planned = ledger.plan(&[request(&format!("QUICK-{number}"), "1")]).await.unwrap();
+        quickest = quickest.min(until_settled(&ledger, &planned).await[0].elapsed_ms().unwrap());
+    }
+    assert!(quickest < 300, "{quickest} ms");
 }
