@@ -108,22 +108,8 @@ impl Desk {
     pub(super) fn receive(&mut self, entries: Vec<Bytes>, now: Instant) {
         let (mut back, mut calm, mut suspicious) = (Vec::new(), false, false);
         for entry in entries {
-            self.entry_bytes = (self.entry_bytes * 7 + entry.len()) / 8 + 1;
-            let attempts = match attempts::read(&entry) {
-                Ok(attempts) => attempts,
-                Err(error) => {
-                    self.handled += 1;
-                    self.bury(entry, dead_letter::UNPARSABLE, &error.to_string());
-                    continue;
-                }
-            };
-            if attempts.expiries >= self.config.max_expiries {
-                self.handled += 1;
-                self.bury(entry, dead_letter::EXPIRED, &format!("its lease ran out {} times", attempts.expiries));
-                continue;
-            }
-            let custody = Custody { delivery: Delivery { entry, attempts }, taken: now, started: now, extended: None };
-            if self.stopping || attempts.expiries == 0 {
+            let Some(custody) = self.accept(entry, now) else { continue };
+            if self.stopping || custody.delivery.attempts.expiries == 0 {
                 calm = true;
                 self.ready.push_back(custody);
             } else {
@@ -141,6 +127,21 @@ impl Desk {
             back.extend(self.ready.drain(..));
         }
         self.release(back);
+    }
+
+    /// Dead-letters what no handler shall see.
+    fn accept(&mut self, entry: Bytes, now: Instant) -> Option<Custody> {
+        self.entry_bytes = (self.entry_bytes * 7 + entry.len()) / 8 + 1;
+        let refusal = match attempts::read(&entry) {
+            Ok(attempts) if attempts.expiries < self.config.max_expiries => {
+                return Some(Custody { delivery: Delivery { entry, attempts }, taken: now, started: now, extended: None });
+            }
+            Ok(attempts) => (dead_letter::EXPIRED, format!("its lease ran out {} times", attempts.expiries)),
+            Err(error) => (dead_letter::UNPARSABLE, error.to_string()),
+        };
+        self.handled += 1;
+        self.bury(entry, refusal.0, &refusal.1);
+        None
     }
 
     /// The next delivery to run, and its slot. `quiet`: no settlement is under way.
