@@ -263,6 +263,8 @@ pub struct Patience {
     pub stuck_after_ms: i64,
     /// An attempt that the node forgot is sent again after this long.
     pub resend_after_ms: i64,
+    /// A nonce that somebody else seems to have used, at final depth, is believed lost after it has looked so for this long.
+    pub lost_after_ms: i64,
 }
 
 /// A slot as far as [`step`] needs to know it.
@@ -276,6 +278,8 @@ pub struct SlotFacts {
     pub signed_at_ms: i64,
     /// When bytes of it were last sent, if ever.
     pub sent_at_ms: Option<i64>,
+    /// Since when, without a break, the nonce has looked used by somebody else.
+    pub taken_since_ms: Option<i64>,
 }
 
 impl SlotFacts {
@@ -295,6 +299,13 @@ pub struct Step {
 
 /// What to do after `observation` of a slot.
 pub fn step(slot: &SlotFacts, observation: Observation, patience: &Patience, now_ms: i64) -> Step {
+    // A node answers about nonces and about receipts from different moments, and several nodes behind one address all the
+    // more: while a block is being made, our own transaction can look like somebody else's.
+    let lasting = slot.taken_since_ms.is_some_and(|since| now_ms - since >= patience.lost_after_ms);
+    let observation = match observation {
+        Observation::Taken { deep } => Observation::Taken { deep: deep && lasting },
+        other => other,
+    };
     let (state, effect) = match slot.state {
         SlotState::Signed => unsent(observation),
         SlotState::Broadcast => sent(slot, observation, patience, now_ms),
@@ -357,7 +368,6 @@ fn included(slot: &SlotFacts, observation: Observation, patience: &Patience, now
         Observation::Mined { success, deep, .. } => mined(success, deep),
         // Reorganised away. Whether the node kept the transaction or not, the same bytes are wanted in the next block.
         Observation::Pending { .. } => (Broadcast, Effect::Send),
-        Observation::Taken { deep: false } => (Broadcast, Effect::Wait),
         Observation::Taken { deep: true } => (Lost, Effect::Release),
         Observation::Away => (Included, Effect::Pause(Outage::NodeAway)),
         Observation::Accepted
@@ -366,6 +376,7 @@ fn included(slot: &SlotFacts, observation: Observation, patience: &Patience, now
         | Observation::Underpriced
         | Observation::Unfunded
         | Observation::Unsendable
+        | Observation::Taken { deep: false }
         | Observation::Behind
         | Observation::Purposeless => (Included, Effect::Wait),
     }
@@ -377,7 +388,6 @@ fn finished(observation: Observation) -> (SlotState, Effect) {
     match observation {
         Observation::Mined { success, deep, moved: true } => mined(success, deep),
         Observation::Pending { .. } => (Broadcast, Effect::Send),
-        Observation::Taken { deep: false } => (Broadcast, Effect::Wait),
         Observation::Taken { deep: true } => (Lost, Effect::Release),
         // The same block: a node that lags or disagrees about depth takes nothing back.
         Observation::Mined { moved: false, .. }
@@ -387,6 +397,7 @@ fn finished(observation: Observation) -> (SlotState, Effect) {
         | Observation::Underpriced
         | Observation::Unfunded
         | Observation::Unsendable
+        | Observation::Taken { deep: false }
         | Observation::Behind
         | Observation::Purposeless
         | Observation::Away => (Final, Effect::Wait),

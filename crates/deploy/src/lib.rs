@@ -25,7 +25,7 @@ pub mod sender;
 mod signer;
 pub mod token;
 
-pub use chain::{BadFinality, ChainFacts, Finality, UnknownChain, Unfitting, check_chain, check_node};
+pub use chain::{BadFinality, ChainFacts, Finality, Unfitting, UnknownChain, check_chain, check_node};
 pub use deployment::{DeploymentState, Outage};
 pub use error::Error;
 pub use install::{DeployedRegistry, InstallError, RegistryPlan, deploy_registry};

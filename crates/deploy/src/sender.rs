@@ -17,7 +17,7 @@ mod fees;
 mod recheck;
 mod settle;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alloy::primitives::Address;
 use tokio::sync::watch;
@@ -75,7 +75,7 @@ impl SenderConfig {
             chain_poll_max: Duration::from_secs(3),
             max_in_flight: 4,
             fees: FeePolicy::default(),
-            patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 3_000 },
+            patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 3_000, lost_after_ms: 5_000 },
             recheck_window: Duration::from_secs(3600),
             recheck_every: Duration::from_secs(60),
             outage_pause_max: Duration::from_secs(5),
@@ -154,6 +154,8 @@ struct Tenure {
     open: Vec<Slot>,
     recheck: Recheck,
     holes_at_ms: i64,
+    /// Nonces that look used by somebody else, and since when.
+    taken: BTreeMap<u64, i64>,
 }
 
 impl Sender {
@@ -315,7 +317,14 @@ impl Sender {
                 let open = self.ledger.open_slots(fence.account).await?;
                 self.warn_of_other_accounts().await?;
                 tracing::info!(account = %fence.account, fence = fence.number, open = open.len(), "holding the deployer account");
-                self.tenure = Some(Tenure { fence, renewed_at_ms: now_ms, open, recheck: Recheck::due(), holes_at_ms: now_ms });
+                self.tenure = Some(Tenure {
+                    fence,
+                    renewed_at_ms: now_ms,
+                    open,
+                    recheck: Recheck::due(),
+                    holes_at_ms: now_ms,
+                    taken: BTreeMap::new(),
+                });
                 Ok(None)
             }
             Grant::HeldBy { holder, expires_at_ms } => {

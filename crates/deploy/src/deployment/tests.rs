@@ -2,7 +2,7 @@
 
 use super::*;
 
-const PATIENCE: Patience = Patience { stuck_after_ms: 1000, resend_after_ms: 100 };
+const PATIENCE: Patience = Patience { stuck_after_ms: 1000, resend_after_ms: 100, lost_after_ms: 500 };
 
 /// How long ago the latest attempt was signed and sent.
 #[derive(Clone, Copy)]
@@ -14,9 +14,9 @@ enum Age {
 
 fn facts(state: SlotState, age: Age) -> SlotFacts {
     match age {
-        Age::Fresh => SlotFacts { state, since_ms: 0, signed_at_ms: 0, sent_at_ms: Some(0) },
-        Age::Forgotten => SlotFacts { state, since_ms: 0, signed_at_ms: 0, sent_at_ms: Some(-100) },
-        Age::Stuck => SlotFacts { state, since_ms: -1000, signed_at_ms: -1000, sent_at_ms: Some(-1000) },
+        Age::Fresh => SlotFacts { state, since_ms: 0, signed_at_ms: 0, sent_at_ms: Some(0), taken_since_ms: Some(-500) },
+        Age::Forgotten => SlotFacts { state, since_ms: 0, signed_at_ms: 0, sent_at_ms: Some(-100), taken_since_ms: Some(-500) },
+        Age::Stuck => SlotFacts { state, since_ms: -1000, signed_at_ms: -1000, sent_at_ms: Some(-1000), taken_since_ms: Some(-500) },
     }
 }
 
@@ -50,117 +50,38 @@ const OBSERVATIONS: [Observation; 19] = [
 
 /// Next state (S, B, I, F, R, L) and effect (`-` wait, `send`, `bump`, `cancel`, `settle`, `release`, `split`, and the outages
 /// `funds`, `node`, `refuses`) of a slot whose attempt was sent a moment ago.
+#[rustfmt::skip]
 const TABLE: [(SlotState, [&str; 19]); 6] = [
-    (
-        SlotState::Signed,
-        [
-            "B -",
-            "B -",
-            "B -",
-            "S bump",
-            "S funds",
-            "S refuses",
-            "S -",
-            "S cancel",
-            "S node",
-            "S send",
-            "B -",
-            "S -",
-            "L release",
-            "I -",
-            "F settle",
-            "I -",
-            "R split",
-            "I -",
-            "R split",
-        ],
-    ),
-    (
-        SlotState::Broadcast,
-        [
-            "B -",
-            "B -",
-            "B -",
-            "B -",
-            "B funds",
-            "B refuses",
-            "B -",
-            "B cancel",
-            "B node",
-            "B -",
-            "B -",
-            "B -",
-            "L release",
-            "I -",
-            "F settle",
-            "I -",
-            "R split",
-            "I -",
-            "R split",
-        ],
-    ),
-    (
-        SlotState::Included,
-        [
-            "I -",
-            "I -",
-            "I -",
-            "I -",
-            "I -",
-            "I -",
-            "I -",
-            "I -",
-            "I node",
-            "B send",
-            "B send",
-            "B -",
-            "L release",
-            "I -",
-            "F settle",
-            "I -",
-            "R split",
-            "I -",
-            "R split",
-        ],
-    ),
-    (
-        SlotState::Final,
-        [
-            "F -",
-            "F -",
-            "F -",
-            "F -",
-            "F -",
-            "F -",
-            "F -",
-            "F -",
-            "F -",
-            "B send",
-            "B send",
-            "B -",
-            "L release",
-            "I -",
-            "F settle",
-            "I -",
-            "R split",
-            "F -",
-            "F -",
-        ],
-    ),
-    (
-        SlotState::Reverted,
-        [
-            "R -", "R -", "R -", "R -", "R -", "R -", "R -", "R -", "R -", "B send", "B send", "R -", "R -", "I -", "F settle", "I -",
-            "R split", "R -", "R -",
-        ],
-    ),
-    (
-        SlotState::Lost,
-        [
-            "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -",
-            "L -",
-        ],
-    ),
+    (SlotState::Signed, [
+        "B -", "B -", "B -", "S bump", "S funds", "S refuses", "S -", "S cancel", "S node",
+        "S send", "B -", "S -", "L release",
+        "I -", "F settle", "I -", "R split", "I -", "R split",
+    ]),
+    (SlotState::Broadcast, [
+        "B -", "B -", "B -", "B -", "B funds", "B refuses", "B -", "B cancel", "B node",
+        "B -", "B -", "B -", "L release",
+        "I -", "F settle", "I -", "R split", "I -", "R split",
+    ]),
+    (SlotState::Included, [
+        "I -", "I -", "I -", "I -", "I -", "I -", "I -", "I -", "I node",
+        "B send", "B send", "I -", "L release",
+        "I -", "F settle", "I -", "R split", "I -", "R split",
+    ]),
+    (SlotState::Final, [
+        "F -", "F -", "F -", "F -", "F -", "F -", "F -", "F -", "F -",
+        "B send", "B send", "F -", "L release",
+        "I -", "F settle", "I -", "R split", "F -", "F -",
+    ]),
+    (SlotState::Reverted, [
+        "R -", "R -", "R -", "R -", "R -", "R -", "R -", "R -", "R -",
+        "B send", "B send", "R -", "R -",
+        "I -", "F settle", "I -", "R split", "R -", "R -",
+    ]),
+    (SlotState::Lost, [
+        "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -",
+        "L -", "L -", "L -", "L -",
+        "L -", "L -", "L -", "L -", "L -", "L -",
+    ]),
 ];
 
 fn expected(cell: &str) -> (SlotState, Effect) {
@@ -199,6 +120,17 @@ fn every_state_answers_every_observation() {
     assert_eq!(SlotState::ALL.len(), TABLE.len());
 }
 
+/// One look that says so is not enough.
+#[test]
+fn a_nonce_is_lost_only_when_it_has_looked_so_for_a_while() {
+    for state in [SlotState::Signed, SlotState::Broadcast, SlotState::Included, SlotState::Final] {
+        for taken_since_ms in [None, Some(0), Some(-499)] {
+            let slot = SlotFacts { taken_since_ms, ..facts(state, Age::Fresh) };
+            assert_eq!(step(&slot, Observation::Taken { deep: true }, &PATIENCE, 0), Step { state, effect: Effect::Wait });
+        }
+    }
+}
+
 #[test]
 fn what_a_node_forgot_is_sent_again_after_a_while() {
     use SlotState::{Broadcast, Included};
@@ -206,7 +138,7 @@ fn what_a_node_forgot_is_sent_again_after_a_while() {
     check(Broadcast, forgotten, Age::Forgotten, (Broadcast, Effect::Send));
     check(Broadcast, Observation::Pending { known: true }, Age::Forgotten, (Broadcast, Effect::Wait));
     check(Included, Observation::Behind, Age::Forgotten, (Included, Effect::Send));
-    let never_sent = SlotFacts { state: Broadcast, since_ms: 0, signed_at_ms: 0, sent_at_ms: None };
+    let never_sent = SlotFacts { state: Broadcast, since_ms: 0, signed_at_ms: 0, sent_at_ms: None, taken_since_ms: Some(-500) };
     assert_eq!(step(&never_sent, forgotten, &PATIENCE, 0).effect, Effect::Send);
 }
 

@@ -83,13 +83,9 @@ impl Slot {
         self.attempts.last().expect("a slot is stored together with its first attempt")
     }
 
-    pub(crate) fn facts(&self) -> SlotFacts {
-        SlotFacts {
-            state: self.state,
-            since_ms: self.since_ms,
-            signed_at_ms: self.latest().signed_at_ms,
-            sent_at_ms: self.latest().sent_at_ms,
-        }
+    pub(crate) fn facts(&self, taken_since_ms: Option<i64>) -> SlotFacts {
+        let Attempt { signed_at_ms, sent_at_ms, .. } = *self.latest();
+        SlotFacts { state: self.state, since_ms: self.since_ms, signed_at_ms, sent_at_ms, taken_since_ms }
     }
 }
 

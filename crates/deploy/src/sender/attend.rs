@@ -59,7 +59,8 @@ impl Sender {
     /// Looks at one slot and acts. Whether its state moved.
     pub(super) async fn attend(&mut self, slot: Slot, view: &ChainView, now_ms: i64) -> Result<bool, Error> {
         let seen = self.look(&slot, view).await?;
-        let next = step(&slot.facts(), seen.observation, &self.config.patience, now_ms);
+        let taken_since_ms = self.taken_since(slot.nonce, seen.observation, now_ms);
+        let next = step(&slot.facts(taken_since_ms), seen.observation, &self.config.patience, now_ms);
         self.act(slot, seen, next, view).await
     }
 
@@ -88,6 +89,17 @@ impl Sender {
             return Ok(Observation::Purposeless.into());
         }
         Ok(Observation::Pending { known }.into())
+    }
+
+    /// Since when, without a break, the nonce has looked used by somebody else. Not in the ledger: after a restart it is
+    /// watched from the beginning.
+    fn taken_since(&mut self, nonce: u64, observation: Observation, now_ms: i64) -> Option<i64> {
+        let taken = &mut self.tenure.as_mut()?.taken;
+        if matches!(observation, Observation::Taken { .. }) {
+            return Some(*taken.entry(nonce).or_insert(now_ms));
+        }
+        taken.remove(&nonce);
+        None
     }
 
     /// Whether the nonce is used in the newest final block.
@@ -153,7 +165,7 @@ impl Sender {
         let (observation, trouble) = heard(self.node.send(&slot.latest().raw).await);
         tracing::debug!(nonce = slot.nonce, hash = %slot.latest().hash, ?observation, "sent");
         let now_ms = now_ms();
-        let next = step(&slot.facts(), observation, &self.config.patience, now_ms);
+        let next = step(&slot.facts(None), observation, &self.config.patience, now_ms);
         if next.state != SlotState::Signed {
             let standing = Standing { state: next.state, inclusion: slot.inclusion };
             self.ledger.move_slot(self.fence()?, &slot, standing, true, now_ms).await?;

@@ -1,12 +1,17 @@
 //! The sender dies at every single point, and another one finishes: before and after each commit of the ledger, before
 //! each question to the node and after each answer. Then the tokens on the chain are counted.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use hokusai_deploy::{Deployment, Ledger, SenderConfig};
+use hokusai_testbed::eventually;
 use tokio_util::sync::CancellationToken;
 
-use super::ground::{Cutter, Ground, Store, config, request, until_settled};
+use super::ground::{Cutter, Ground, Store, WITHIN, config, request, until_settled};
 
 /// Looking again at the finals of all runs before would add points to each run.
 fn patient() -> SenderConfig {
@@ -77,4 +82,44 @@ async fn a_sender_may_die_anywhere_on_the_embedded_chain_and_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_may_die_anywhere_on_anvil_and_postgres() {
     check_every_cut_after(&Ground::anvil(Store::Postgres).await, None).await;
+}
+
+/// Several transactions in flight, blocks at odd times, answers lost, senders killed every few milliseconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_transactions_survive_many_deaths() {
+    let ground = Ground::still_anvil().await;
+    let ledger = ground.ledger();
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut planned = Vec::new();
+    for wave in 0..25 {
+        let count = random.usize(1..30);
+        let requests: Vec<_> = (0..count).map(|item| request(&format!("WAVE-{wave}-{}", item / 2), &format!("{item}"))).collect();
+        planned.extend(ledger.plan(&requests).await.unwrap());
+        ground.faults.lose_answers.store(random.bool(), Ordering::SeqCst);
+        ground.faults.swallow.store(random.u8(0..4) == 0, Ordering::SeqCst);
+        let running = ground.start(&ledger, patient());
+        tokio::time::sleep(Duration::from_millis(random.u64(1..40))).await;
+        drop(running);
+        ground.let_lease_run_out().await;
+        if random.bool() {
+            ground.mine().await;
+        }
+    }
+    ground.faults.lose_answers.store(false, Ordering::SeqCst);
+    ground.faults.swallow.store(false, Ordering::SeqCst);
+    let _running = ground.start(&ledger, patient());
+    let settled = eventually("everything is final", WITHIN, async || {
+        ground.mine().await;
+        let mut settled = Vec::new();
+        for deployment in &planned {
+            settled.push(ledger.get(&deployment.id).await.unwrap().unwrap());
+        }
+        settled.iter().all(|deployment| deployment.state.is_settled()).then_some(settled)
+    })
+    .await;
+    let symbols: BTreeSet<_> = settled.iter().map(|deployment| deployment.token_address).collect();
+    assert_eq!((ground.tokens().await, ground.versions().await), (symbols.len(), planned.len()), "seed {seed}");
+    ground.check_nonces().await;
 }

@@ -332,7 +332,7 @@ pub(super) fn config() -> SenderConfig {
         chain_poll_min: Duration::from_millis(1),
         chain_poll_max: Duration::from_millis(20),
         outage_pause_max: Duration::from_millis(20),
-        patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 50 },
+        patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 50, lost_after_ms: 300 },
         ..SenderConfig::new(Finality::Confirmations(1))
     }
 }

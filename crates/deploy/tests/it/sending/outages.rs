@@ -88,7 +88,7 @@ async fn a_forgotten_transaction_is_sent_again() {
 async fn a_stuck_transaction_is_replaced_by_a_dearer_one() {
     let ground = Ground::still_anvil().await;
     let ledger = ground.ledger();
-    let impatient = SenderConfig { patience: Patience { stuck_after_ms: 50, resend_after_ms: 20 }, ..config() };
+    let impatient = SenderConfig { patience: Patience { stuck_after_ms: 50, resend_after_ms: 20, lost_after_ms: 300 }, ..config() };
     let _running = ground.start(&ledger, impatient);
     let planned = ledger.plan(&[request("STUCK", "1")]).await.unwrap();
     let attempts = eventually("two bumps", WITHIN, async || Some(ground.attempts().await).filter(|attempts| attempts.len() > 2)).await;
