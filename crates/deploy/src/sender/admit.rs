@@ -271,7 +271,7 @@ impl Sender {
     async fn affordable_offer(&self, view: &ChainView) -> Result<Offer, Error> {
         let Some(offer) = self.offer(view).await? else {
             let detail = format!(
-                "the base fee is {} wei per gas, the cap is {}; wait, or raise HOKUSAI_MAX_FEE_PER_GAS",
+                "the base fee is {} wei per gas, the cap is {}; wait, or raise HOKUSAI_MAX_FEE_GWEI",
                 view.head.base_fee_wei.unwrap_or_default(),
                 self.config.fees.max_fee_per_gas_wei
             );

@@ -196,7 +196,7 @@ impl Sender {
         let today = self.offer(view).await?;
         let Some(offer) = self.config.fees.raise(Offer { max_fee_wei: old.max_fee_wei, tip_wei: old.tip_wei }, today) else {
             let detail = format!(
-                "transaction {} (nonce {}) is stuck at {} wei per gas, and an eighth more is above the cap of {}; raise HOKUSAI_MAX_FEE_PER_GAS",
+                "transaction {} (nonce {}) is stuck at {} wei per gas, and an eighth more is above the cap of {}; raise HOKUSAI_MAX_FEE_GWEI",
                 old.hash, slot.nonce, old.max_fee_wei, self.config.fees.max_fee_per_gas_wei
             );
             return Err(Error::Outage { outage: Outage::FeeAboveCap, detail });
