@@ -13,6 +13,7 @@ use bytes::Bytes;
 use hokusai_queue::{Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken};
 use hokusai_registry::{LaneState, QueueOpener, Relay, RelayConfig, subscriptions};
 use hokusai_testbed::{Redis, eventually};
+use proptest::prelude::{Just, ProptestConfig, Strategy, prop_oneof, proptest};
 use tokio_util::sync::CancellationToken;
 
 use crate::home::{Home, InSql, OnRedis, QUEUE, waiting};
@@ -186,4 +187,159 @@ async fn an_outage_is_waited_out(home: Home) {
     assert_eq!(waiting(&queue).await, home.outbox(&["model_ready_to_deploy"]).await);
     shutdown.cancel();
     running.await.unwrap();
+}
+
+/// One thing that happens to a registry, its relay or its Redis.
+#[derive(Debug, Clone)]
+enum Happening {
+    Register,
+    Finish(usize),
+    Pass,
+    Fails(Fault),
+    AnotherRelay,
+    /// Redis goes back to what it was at an earlier moment.
+    GoesBack(usize),
+    Flush,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => Just(Happening::Register),
+        1 => (0..20_usize).prop_map(Happening::Finish),
+        4 => Just(Happening::Pass),
+        1 => Just(Happening::Fails(Fault::BeforePush)),
+        2 => Just(Happening::Fails(Fault::AfterPush)),
+        1 => Just(Happening::AnotherRelay),
+        1 => (0..20_usize).prop_map(Happening::GoesBack),
+        1 => Just(Happening::Flush),
+    ]
+}
+
+/// What Redis holds: the list and the cursor.
+type Snapshot = (Vec<Vec<u8>>, Option<i64>);
+
+struct World {
+    home: Home,
+    connection: redis::aio::MultiplexedConnection,
+    opener: Arc<FaultyOpener>,
+    relay: Relay,
+    source: String,
+    finished: Vec<String>,
+    message_ids: Vec<String>,
+    snapshots: Vec<Snapshot>,
+    lost_writes: bool,
+}
+
+impl World {
+    async fn new(redis: &Redis) -> Self {
+        let home = Home::sqlite().await;
+        home.subscriptions().ensure_default(QUEUE).await.unwrap();
+        let opener = FaultyOpener::new(OnRedis::new(redis), &[]).await;
+        let client = redis::Client::open(redis.url()).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        let (relay, source) = (home.relay(opener.clone()), home.source().await);
+        let (finished, message_ids, snapshots) = (Vec::new(), Vec::new(), Vec::new());
+        let mut world = Self { home, connection, opener, relay, source, finished, message_ids, snapshots, lost_writes: false };
+        world.restore(&(Vec::new(), None)).await;
+        world
+    }
+
+    async fn snapshot(&mut self) -> Snapshot {
+        let (list, cursor) = redis::pipe()
+            .cmd("LRANGE")
+            .arg(QUEUE)
+            .arg(0)
+            .arg(-1)
+            .cmd("HGET")
+            .arg(format!("{QUEUE}:cursor"))
+            .arg(&self.source)
+            .query_async(&mut self.connection)
+            .await
+            .unwrap();
+        (list, cursor)
+    }
+
+    async fn restore(&mut self, (list, cursor): &Snapshot) {
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("FLUSHALL");
+        for entry in list {
+            pipe.cmd("RPUSH").arg(QUEUE).arg(entry);
+        }
+        if let Some(cursor) = cursor {
+            pipe.cmd("HSET").arg(format!("{QUEUE}:cursor")).arg(&self.source).arg(*cursor);
+        }
+        pipe.exec_async(&mut self.connection).await.unwrap();
+    }
+
+    async fn happens(&mut self, happening: &Happening) {
+        match happening {
+            Happening::Register => {
+                let receipt = self.home.accept(&format!("m{}", self.message_ids.len())).await;
+                self.message_ids.push(receipt.message_id.unwrap());
+            }
+            Happening::Finish(which) if !self.message_ids.is_empty() => {
+                let message_id = self.message_ids[which % self.message_ids.len()].clone();
+                self.home.finish(QUEUE, &message_id).await;
+                self.finished.push(message_id);
+            }
+            Happening::Pass => drop(self.relay.pass().await),
+            Happening::Fails(fault) => {
+                self.opener.queue.faults.lock().unwrap().push(*fault);
+                drop(self.relay.pass().await);
+            }
+            Happening::AnotherRelay => self.relay = self.home.relay(self.opener.clone()),
+            Happening::GoesBack(which) if !self.snapshots.is_empty() => {
+                // What came after that moment never happened, so Redis cannot go back to it.
+                self.snapshots.truncate(which % self.snapshots.len() + 1);
+                let snapshot = self.snapshots[self.snapshots.len() - 1].clone();
+                self.restore(&snapshot).await;
+                self.lost_writes = true;
+            }
+            Happening::Flush => {
+                self.snapshots.clear();
+                self.restore(&(Vec::new(), None)).await;
+                self.lost_writes = true;
+            }
+            Happening::Finish(_) | Happening::GoesBack(_) => {}
+        }
+        let snapshot = self.snapshot().await;
+        self.snapshots.push(snapshot);
+    }
+
+    /// Nothing unfinished is missing; and if Redis lost nothing, nothing is there twice or out of order.
+    async fn check(self) {
+        self.opener.queue.faults.lock().unwrap().clear();
+        self.relay.pass().await.unwrap();
+        let queue: Arc<dyn Queue> = self.opener.queue.clone();
+        let published = waiting(&queue).await;
+        let unfinished = |envelope: &Bytes| !self.finished.iter().any(|id| String::from_utf8_lossy(envelope).contains(id));
+        let all = self.home.outbox(&["model_ready_to_deploy"]).await;
+        assert_eq!(all.len(), self.message_ids.len());
+        for envelope in all.iter().filter(|envelope| unfinished(envelope)) {
+            assert!(published.contains(envelope), "an unfinished event is lost");
+        }
+        if !self.lost_writes {
+            let mut rest = all.iter();
+            let in_order = published.iter().all(|envelope| rest.any(|other| other == envelope));
+            assert!(in_order, "an event was published twice or out of order");
+        }
+        let subscription = self.home.subscriptions().list().await.unwrap().remove(0);
+        assert_eq!((subscription.stopped, subscription.rewinds == 0 || self.lost_writes), (None, true));
+    }
+}
+
+#[test]
+fn whatever_happens_nothing_is_lost() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let redis = runtime.block_on(Redis::start());
+    let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(happenings in proptest::collection::vec(happening(), 1..40))| {
+        runtime.block_on(async {
+            let mut world = World::new(&redis).await;
+            for happening in &happenings {
+                world.happens(happening).await;
+            }
+            world.check().await;
+        });
+    });
 }
