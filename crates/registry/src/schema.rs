@@ -65,6 +65,7 @@ CREATE TABLE registration_history (
     detail TEXT NOT NULL,
     PRIMARY KEY (registration_id, number)
 );
+CREATE INDEX registration_history_time ON registration_history (at_ms, registration_id, number);
 CREATE TABLE idempotency_keys (
     key TEXT PRIMARY KEY,
     digest BYTEA NOT NULL,
