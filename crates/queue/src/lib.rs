@@ -20,6 +20,7 @@ mod queue;
 pub mod reaper;
 mod redis;
 mod sql;
+pub mod upkeep;
 
 pub use attempts::Attempts;
 pub use consumer::{Consumer, ConsumerConfig, Delivery, Handler, Holder, Status, Summary, Verdict};
@@ -27,3 +28,4 @@ pub use error::{ConfigError, Error};
 pub use queue::{LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken};
 pub use redis::{CertificateCheck, RedisQueue, RedisSettings};
 pub use sql::{MIGRATIONS, SqlQueue};
+pub use upkeep::{Custody, Lease, Look, Mark, Pause, Upkeep};

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, Upkeep};
 
 /// Where an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,6 +72,11 @@ impl FromStr for State {
 pub trait Queue: Send + Sync + fmt::Debug {
     /// The queue's name, as others know it.
     fn name(&self) -> &str;
+
+    /// What operators and housekeeping need; `None` if this backend shows nobody what it holds.
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        None
+    }
 
     /// Adds entries to main, the oldest first: the first of them is taken first. At least once: after
     /// [`Error::Unavailable`] they may or may not have arrived.
@@ -137,7 +142,7 @@ pub struct Taken {
     pub acked: Vec<Settled>,
 }
 
-/// One arrow of the state diagram. All but the last three start in processing.
+/// One arrow of the state diagram. All but the last four start in processing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Move {
     /// Done with it: gone.
@@ -189,6 +194,13 @@ pub enum Move {
         /// The message, as it will be delivered.
         with: Bytes,
     },
+    /// From main straight to dlq: what a person has found to be unreadable.
+    Withdraw {
+        /// The entry as it waits.
+        entry: Bytes,
+        /// Its dead-letter entry.
+        with: Bytes,
+    },
     /// From dlq to nowhere.
     Discard {
         /// The dead-letter entry.
@@ -207,6 +219,7 @@ impl Move {
             | Self::DeadLetter { entry, .. }
             | Self::Expire { entry, .. }
             | Self::Redrive { entry, .. }
+            | Self::Withdraw { entry, .. }
             | Self::Discard { entry } => entry,
         }
     }

@@ -71,6 +71,8 @@ pub(super) struct Desk {
     acks_since: Option<Instant>,
     pub(super) steps: Vec<Step>,
     pause: Option<Pause>,
+    /// A pause that somebody ordered; nothing is taken or started.
+    ordered: Option<crate::Pause>,
     /// The pessimistic time a handler takes, once one was seen.
     pace: Option<Duration>,
     entry_bytes: usize,
@@ -96,6 +98,7 @@ impl Desk {
             acks_since: None,
             steps: Vec::new(),
             pause: None,
+            ordered: None,
             pace: None,
             entry_bytes: 1,
             handled: 0,
@@ -123,8 +126,9 @@ impl Desk {
         // Where one suspect was there may be more: they are looked at one by one until something else comes.
         self.cautious = suspicious || (self.cautious && !calm);
         // Taken while the pause began: what the pause put back may have come straight again.
-        if self.pause.as_ref().is_some_and(|pause| now < pause.until) {
+        if self.ordered.is_some() || self.pause.as_ref().is_some_and(|pause| now < pause.until) {
             back.extend(self.ready.drain(..));
+            back.extend(self.suspect.take_if(|_| self.ordered.is_some()));
         }
         self.release(back);
     }
@@ -167,7 +171,7 @@ impl Desk {
 
     /// How many entries to take now.
     pub(super) fn wanted(&self, now: Instant) -> usize {
-        if self.stopping || self.suspect.is_some() || self.alone || self.held.len() >= self.config.max_held {
+        if self.stopping || self.ordered.is_some() || self.suspect.is_some() || self.alone || self.held.len() >= self.config.max_held {
             return 0;
         }
         let in_hand = self.ready.len() + self.running;
@@ -297,6 +301,22 @@ impl Desk {
         }
     }
 
+    /// What somebody has ordered: a pause gives back what is unstarted, its end lets taking go on.
+    pub(super) fn order(&mut self, pause: Option<crate::Pause>) {
+        if self.ordered == pause {
+            return;
+        }
+        match &pause {
+            Some(pause) => {
+                tracing::warn!(queue = self.queue, by = pause.by, reason = pause.reason, "the queue is paused; nothing is taken");
+                let back = self.ready.drain(..).chain(self.suspect.take()).collect();
+                self.release(back);
+            }
+            None => tracing::info!(queue = self.queue, "the pause is over"),
+        }
+        self.ordered = pause;
+    }
+
     /// A handler came to another verdict than an outage. What was under way when the outage began proves nothing.
     fn recovered(&mut self, now: Instant) {
         if self.pause.as_ref().is_some_and(|pause| pause.away == Away::Handler && now >= pause.until) {
@@ -309,6 +329,11 @@ impl Desk {
         if self.pause.as_ref().is_some_and(|pause| pause.away == Away::Queue) {
             self.resume();
         }
+    }
+
+    /// Whether an outage is being waited out.
+    pub(super) fn is_pausing(&self, now: Instant) -> bool {
+        self.pause.as_ref().is_some_and(|pause| now < pause.until)
     }
 
     fn resume(&mut self) {
@@ -409,6 +434,9 @@ impl Desk {
     }
 
     pub(super) fn status(&self) -> Status {
+        if let Some(ordered) = &self.ordered {
+            return Status::Paused { reason: ordered.to_string(), since: ordered.at };
+        }
         match &self.pause {
             Some(pause) => pause.status.clone(),
             None if self.running + self.ready.len() + self.held.len() > 0 || self.suspect.is_some() => Status::Taking,

@@ -17,10 +17,12 @@ use super::{
     desk::{Away, Desk},
     settlement::{Settlement, settle},
 };
-use crate::{ConsumerConfig, Error, Move, Queue, Settled, Taken};
+use crate::{ConsumerConfig, Error, Move, Pause, Queue, Settled, Taken};
 
 /// How long one wait for a first message lasts at most, because a shutdown lets it finish.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How often it is asked whether somebody has paused the queue: beside the hot path, so that no take waits for it.
+const PAUSE_CHECK: Duration = Duration::from_secs(1);
 /// Settlements under way at once; more steps gather meanwhile and go together.
 const SETTLEMENTS: usize = 4;
 
@@ -38,6 +40,8 @@ pub(super) async fn run(consumer: Consumer, handler: Arc<dyn Handler>, shutdown:
         settling: FuturesUnordered::new(),
         taking: None,
         extending: None,
+        asking: None,
+        asked: None,
         summary: Summary::default(),
         fatal: None,
     };
@@ -62,6 +66,10 @@ struct Run {
     settling: FuturesUnordered<BoxFuture<'static, Settlement>>,
     taking: Option<Asked<Taken>>,
     extending: Option<Asked<Vec<Settled>>>,
+    /// Whether the queue is paused, being asked.
+    asking: Option<BoxFuture<'static, Result<Option<Pause>, Error>>>,
+    /// When that was answered last; nothing is taken before the first answer.
+    asked: Option<Instant>,
     summary: Summary,
     fatal: Option<Error>,
 }
@@ -76,6 +84,7 @@ enum Event {
     Settled(Settlement),
     Extended(Vec<Bytes>, Result<Vec<Settled>, Error>),
     Verdict(Bytes, Verdict),
+    Asked(Result<Option<Pause>, Error>),
     Time,
 }
 
@@ -93,6 +102,7 @@ impl Run {
             self.desk.give_back();
         }
         self.extend(now);
+        self.ask(now);
         self.start(now);
         self.take(now);
         self.desk.flush_acks(now);
@@ -116,8 +126,44 @@ impl Run {
         }
     }
 
+    /// Asks whether somebody has paused the queue, when that is due.
+    fn ask(&mut self, now: Instant) {
+        let due = self.asked.map_or(!self.desk.is_pausing(now), |asked| now >= asked + PAUSE_CHECK);
+        if self.asking.is_some() || !due {
+            return;
+        }
+        let queue = self.queue.clone();
+        self.asking = Some(
+            async move {
+                match queue.upkeep() {
+                    Some(upkeep) => upkeep.pause().await,
+                    None => Ok(None),
+                }
+            }
+            .boxed(),
+        );
+    }
+
+    /// An answer that does not come changes nothing: the next take will say what is wrong.
+    fn answered(&mut self, pause: Result<Option<Pause>, Error>, now: Instant) {
+        match pause {
+            Ok(pause) => {
+                if self.asked.replace(now).is_none() {
+                    self.desk.queue_answered();
+                }
+                self.desk.order(pause);
+            }
+            Err(error) if self.asked.is_some() => {
+                self.asked = Some(now);
+                tracing::debug!(%error, "whether the queue is paused could not be asked");
+            }
+            Err(error) if error.is_outage() => self.desk.pause(Away::Queue, error.to_string(), now),
+            Err(error) => self.fail(error),
+        }
+    }
+
     fn take(&mut self, now: Instant) {
-        let wanted = if self.taking.is_none() { self.desk.wanted(now) } else { 0 };
+        let wanted = if self.taking.is_none() && self.asked.is_some() { self.desk.wanted(now) } else { 0 };
         if wanted == 0 {
             return;
         }
@@ -157,6 +203,7 @@ impl Run {
             Some(settlement) = self.settling.next(), if !self.settling.is_empty() => Event::Settled(settlement),
             (entries, answers) = when(&mut self.extending) => Event::Extended(entries, answers),
             Some((entry, verdict)) = self.verdicts.recv() => Event::Verdict(entry, verdict),
+            pause = when(&mut self.asking) => Event::Asked(pause),
             () = tokio::time::sleep_until(wake_at.into()) => Event::Time,
         }
     }
@@ -170,6 +217,7 @@ impl Run {
             Event::Settled(settlement) => self.settled(settlement),
             Event::Extended(entries, answers) => self.extended(&entries, answers),
             Event::Verdict(entry, verdict) => self.desk.settle(entry, verdict, now),
+            Event::Asked(pause) => self.answered(pause, now),
         }
     }
 

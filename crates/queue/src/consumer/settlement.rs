@@ -89,7 +89,7 @@ fn count(summary: &mut Summary, change: &Move, made: bool) {
         Move::Retry { .. } => summary.retried += 1,
         Move::DeadLetter { .. } => summary.dead += 1,
         Move::Release { .. } => summary.released += 1,
-        Move::Extend { .. } | Move::Expire { .. } | Move::Redrive { .. } | Move::Discard { .. } => {}
+        Move::Extend { .. } | Move::Expire { .. } | Move::Redrive { .. } | Move::Withdraw { .. } | Move::Discard { .. } => {}
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `Q:delayed` | zset | retries by the time they are due | `retry`, `promote` |
 //! | `Q:leases` | zset | the bytes of entries in processing by the time their lease runs out; `+inf` for orphans | `extend`, `lease`, `meet`, `open_pass` |
 //! | `Q:cursor` | hash | position of each relay source | `relay` |
-//! | `Q:reaper` | hash | `met`: first meeting, `pass`: last pass, `walk`: where it goes on | `meet`, `open_pass`, `lease` |
+//! | `Q:reaper` | hash | `met`: first meeting, `pass`: last pass, `walk`: where it goes on, `paused`: the pause in force | `meet`, `open_pass`, `lease`, an operator |
 //!
 //! Invariants:
 //!
@@ -23,6 +23,7 @@ mod link;
 mod reaping;
 mod scripts;
 mod settings;
+mod upkeep;
 
 use std::{
     sync::atomic::{AtomicBool, AtomicI64, Ordering},
@@ -35,7 +36,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
 pub use settings::{CertificateCheck, RedisSettings};
 
 use self::link::Link;
-use crate::{Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken};
+use crate::{Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken, Upkeep};
 
 /// Entries asked for when the queue was empty a moment ago; a fruitless LMOVE costs the server as much as a fruitful one.
 const MODEST_TAKE: usize = 8;
@@ -286,6 +287,11 @@ impl RedisQueue {
                 call.arg(&entry[..]).arg(&with[..]);
                 call
             }
+            Move::Withdraw { entry, with } => {
+                let mut call = scripts::call(&scripts::WITHDRAW, &[main, dlq]);
+                call.arg(&entry[..]).arg(&with[..]);
+                call
+            }
             Move::Discard { entry } => {
                 let mut discard = cmd("LREM");
                 discard.arg(dlq).arg(-1).arg(&entry[..]);
@@ -324,6 +330,10 @@ impl RedisQueue {
 impl Queue for RedisQueue {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        Some(self)
     }
 
     async fn push(&self, entries: &[Bytes]) -> Result<(), Error> {

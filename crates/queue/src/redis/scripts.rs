@@ -26,6 +26,9 @@ scripts! {
     LEASE = "lease.lua",
     PROMOTE = "promote.lua",
     EXPIRED = "expired.lua",
+    WITHDRAW = "withdraw.lua",
+    CUSTODY = "custody.lua",
+    LOOK = "look.lua",
 }
 
 /// A call of the script; its arguments are appended with [`Cmd::arg`].

@@ -3,7 +3,7 @@
 //! | table | holds |
 //! |---|---|
 //! | `queue_entries` | every entry: its queue, position, state, bytes, and `at`: due time if delayed, end of the lease if in processing (`NULL`: no lease yet) |
-//! | `queue_heads` | for each queue the positions used at either end, and the time of the reaper's last pass |
+//! | `queue_heads` | for each queue the positions used at either end, the time of the reaper's last pass, and the pause in force |
 //! | `queue_cursors` | the position of each relay source |
 //!
 //! Invariants:
@@ -14,6 +14,7 @@
 //! - Entries are found by `digest` and compared by their bytes; of identical ones a move affects one.
 //! - Times are the database's own.
 
+mod upkeep;
 mod wake;
 
 use std::{sync::Arc, time::Duration};
@@ -25,7 +26,7 @@ use hokusai_db::{Backend, Database, Error as DbError, Migration, Tx};
 use sqlx::{AssertSqlSafe, Row};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken};
+use crate::{Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken, Upkeep};
 
 /// How long a push of another process may go unnoticed by a waiting take.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -35,7 +36,10 @@ const TRIES: usize = 5;
 const EXPIRED_BYTES: usize = 8 << 20;
 
 /// The tables.
-pub const MIGRATIONS: &[Migration] = &[Migration { room: "queue", number: 1, sql: include_str!("tables.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { room: "queue", number: 1, sql: include_str!("tables.sql") },
+    Migration { room: "queue", number: 2, sql: "ALTER TABLE queue_heads ADD COLUMN pause TEXT" },
+];
 
 /// A queue in a database; its tables are made by [`MIGRATIONS`].
 #[derive(Debug)]
@@ -168,6 +172,7 @@ impl SqlQueue {
             Move::DeadLetter { entry, with } => self.shift(tx, plain(entry, with, State::Dlq)).await,
             Move::Expire { entry, with, to } => self.shift(tx, Shift { if_expired: true, ..plain(entry, with, *to) }).await,
             Move::Redrive { entry, with } => self.shift(tx, Shift { from: State::Dlq, ..plain(entry, with, State::Main) }).await,
+            Move::Withdraw { entry, with } => self.shift(tx, Shift { from: State::Main, ..plain(entry, with, State::Dlq) }).await,
         }
     }
 
@@ -341,6 +346,10 @@ struct Shift<'a> {
 impl Queue for SqlQueue {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        Some(self)
     }
 
     async fn push(&self, entries: &[Bytes]) -> Result<(), Error> {

@@ -5,6 +5,7 @@ mod bench;
 mod conformance;
 mod consuming;
 mod redis_lists;
+mod upkeep;
 
 /// Runs each case on each backend. PostgreSQL takes long to start, so its cases share one test.
 macro_rules! on_every_backend {
