@@ -73,10 +73,13 @@ interface IModelTokenRegistry {
         Controller
     }
 
-    /// @notice A symbol got its token. A `VersionRecorded` for its first version follows in the same transaction.
-    event TokenCreated(address indexed token, string symbol);
+    /// @notice A symbol got its token, and the version was recorded as its first. What else the record said of the
+    /// version, the token carries.
+    event TokenCreated(
+        address indexed token, bytes32 indexed versionKey, string symbol, string modelId, string runId
+    );
 
-    /// @notice A version was recorded, as the `number`th of its token, counting from one.
+    /// @notice A version was recorded, as the `number`th of a token that had one.
     event VersionRecorded(
         address indexed token,
         bytes32 indexed versionKey,
@@ -108,12 +111,12 @@ interface IModelTokenRegistry {
     error InvalidRecord(Refusal reason);
 
     /// @notice Creates the symbol's token if there is none and records the version if it is new. Having done either
-    /// before is no error. Emits one of `VersionRecorded` and `AlreadyRecorded`.
+    /// before is no error. Emits the event that is called as the outcome.
     /// @dev Reverts with `InvalidRecord` where `registerMany` would have skipped the record.
     function register(ModelRecord calldata record) external returns (Outcome outcome);
 
     /// @notice Does what `register` does for each record, in order. A refused record is emitted and skipped.
-    /// Each record emits exactly one of `VersionRecorded`, `AlreadyRecorded` and `RecordRefused`, in order.
+    /// Each record emits exactly one event, in order: the one that is called as its outcome, or `RecordRefused`.
     function registerMany(ModelRecord[] calldata records) external returns (Outcome[] memory outcomes);
 
     /// @notice Keccak-256 of "hokusai.IModelTokenRegistry.1".

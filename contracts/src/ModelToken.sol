@@ -15,6 +15,8 @@ contract ModelToken is ERC20, IModelToken {
     address public immutable registry;
 
     constructor(address registry_) {
+        // The registry constructs this itself and passes its own address.
+        // slither-disable-next-line missing-zero-check
         registry = registry_;
     }
 
@@ -48,35 +50,35 @@ contract ModelToken is ERC20, IModelToken {
     }
 
     function symbol() public view override returns (string memory) {
-        return TokenCode.decode(address(this)).symbol;
+        return TokenCode.decode(address(this).code).symbol;
     }
 
     function modelName() external view returns (string memory) {
-        return TokenCode.decode(address(this)).modelName;
+        return TokenCode.decode(address(this).code).modelName;
     }
 
     function modelVersion() external view returns (string memory) {
-        return TokenCode.decode(address(this)).modelVersion;
+        return TokenCode.decode(address(this).code).modelVersion;
     }
 
     function modelId() external view returns (string memory) {
-        return TokenCode.decode(address(this)).modelId;
+        return TokenCode.decode(address(this).code).modelId;
     }
 
     function contributor() external view returns (address) {
-        return TokenCode.decode(address(this)).contributor;
+        return TokenCode.decode(address(this).code).contributor;
     }
 
     function metricName() external view returns (string memory) {
-        return TokenCode.decode(address(this)).metricName;
+        return TokenCode.decode(address(this).code).metricName;
     }
 
     function lowerIsBetter() external view returns (bool) {
-        return TokenCode.decode(address(this)).lowerIsBetter;
+        return TokenCode.decode(address(this).code).lowerIsBetter;
     }
 
     function baselineMetric() external view returns (int128) {
-        return TokenCode.decode(address(this)).baseline;
+        return TokenCode.decode(address(this).code).baseline;
     }
 
     function currentMetric() external view returns (int128) {

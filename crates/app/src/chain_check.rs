@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use alloy::{
     primitives::{Address, B256, U256},
-    sol_types::{SolCall, SolEvent as _},
+    sol_types::SolCall,
 };
 use async_trait::async_trait;
 use hokusai_deploy::{
-    At, Finality, HttpOptions, Node, Receipt, RpcError, check_node,
+    At, Finality, HttpOptions, Node, RpcError, check_node,
     token::{
-        contract::IModelTokenRegistry::{VersionId, VersionRecorded, tokenOfCall, versionNumberCall},
-        version_key,
+        contract::IModelTokenRegistry::{VersionId, tokenOfCall, versionNumberCall},
+        recorded_versions, version_key,
     },
 };
 use hokusai_event::Invalid;
@@ -92,7 +92,7 @@ impl ChainCheck for RegistryOnChain {
         let hash: B256 = claim.transaction_hash.parse().map_err(|_| otherwise("transaction_hash", "is no transaction hash".into()))?;
         let receipt = self.node.receipt(hash).await.map_err(unavailable)?;
         let receipt = receipt.ok_or_else(|| otherwise("transaction_hash", "the chain has no such transaction in a block".into()))?;
-        let recorded = recorded_versions(&receipt, self.registry);
+        let recorded = recorded_versions(self.registry, receipt.logs.iter().map(|log| &log.inner));
         if !receipt.success || !recorded.contains(&version_key(claim.symbol.as_str(), &claim.model_name, &claim.model_version)) {
             return Err(otherwise("transaction_hash", "this transaction did not record the model version".into()));
         }
@@ -112,12 +112,6 @@ impl ChainCheck for RegistryOnChain {
             deployed_at: Timestamp::now(),
         })
     }
-}
-
-/// The keys of the versions that a transaction recorded.
-fn recorded_versions(receipt: &Receipt, registry: Address) -> Vec<B256> {
-    let ours = receipt.logs.iter().filter(|log| log.address() == registry);
-    ours.filter_map(|log| VersionRecorded::decode_log(&log.inner).ok()).map(|event| event.data.versionKey).collect()
 }
 
 fn claim_address(address: Address) -> Result<hokusai_event::Address, Denial> {

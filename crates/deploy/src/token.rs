@@ -16,9 +16,9 @@ mod request;
 
 pub use batch::{MAX_CALLDATA_BYTES, MAX_ITEMS, calldata, fit, gas_bound};
 pub use contract::{
-    IModelToken, IModelTokenRegistry, INTERFACE_VERSION, ModelTokenRegistry, RegistryArguments, registry_init_code, symbol_key,
-    token_address, version_key,
+    IModelToken, IModelTokenRegistry, INTERFACE_VERSION, ModelTokenRegistry, RegistryArguments, registry_init_code, standard_json_input,
+    symbol_key, token_address, version_key,
 };
 pub use fixed_point::{DECIMALS, from_fixed_point, to_fixed_point};
-pub use outcome::{Misread, Outcome, Revert, read_outcomes, read_revert};
+pub use outcome::{Misread, Outcome, Revert, read_outcomes, read_revert, recorded_versions};
 pub use request::{MAX_MODEL_ID_BYTES, MAX_SYMBOL_BYTES, MAX_TEXT_BYTES, TokenRequest, Unfit};

@@ -82,6 +82,7 @@ pub(crate) async fn history(url: &str, registry: &str) -> History {
         let data = LogData::new_unchecked(topics, data);
         if let Ok(created) = TokenCreated::decode_log_data(&data) {
             history.tokens.push((created.token, created.symbol));
+            history.versions.push(created.versionKey);
         } else if let Ok(recorded) = VersionRecorded::decode_log_data(&data) {
             history.versions.push(recorded.versionKey);
         }

@@ -108,6 +108,11 @@ pub fn registry_init_code(arguments: &RegistryArguments) -> Bytes {
     [&REGISTRY.bytecode[..], &constructor.abi_encode()].concat().into()
 }
 
+/// The compiler's whole input, as block explorers take it to verify a registry and its tokens' implementation.
+pub fn standard_json_input() -> &'static str {
+    include_str!("../../../../contracts/artifacts/standard-input.json")
+}
+
 #[derive(Deserialize)]
 struct Artifact {
     bytecode: Bytes,

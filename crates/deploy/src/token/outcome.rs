@@ -1,7 +1,7 @@
 //! What became of each request of a transaction, read from its logs; and why a call would revert, read from its error.
 
 use alloy::{
-    primitives::{Address, Log},
+    primitives::{Address, B256, Log},
     sol_types::{SolEventInterface, SolInterface},
 };
 
@@ -58,12 +58,10 @@ pub fn read_outcomes<'a>(
     logs: impl IntoIterator<Item = &'a Log>,
 ) -> Result<Vec<Outcome>, Misread> {
     let mut outcomes = Vec::with_capacity(requests.len());
-    let mut created = None;
     for log in logs.into_iter().filter(|log| log.address == registry) {
         let item = outcomes.len();
         match IModelTokenRegistryEvents::decode_log(log).map(|log| log.data) {
-            Ok(IModelTokenRegistryEvents::TokenCreated(event)) => created = Some(event.token),
-            Ok(event) => outcomes.extend(outcome(item, requests.get(item), event, created.take())?),
+            Ok(event) => outcomes.extend(outcome(item, requests.get(item), event)?),
             // Ours emits nothing else while registering; a registry that somebody brought may.
             Err(_) => {}
         }
@@ -74,28 +72,29 @@ pub fn read_outcomes<'a>(
     Err(Misread { item: outcomes.len(), problem: "there is no event for it".to_owned() })
 }
 
+/// The keys of the versions that a transaction with these logs recorded at the registry, in order.
+pub fn recorded_versions<'a>(registry: Address, logs: impl IntoIterator<Item = &'a Log>) -> Vec<B256> {
+    let ours = logs.into_iter().filter(|log| log.address == registry);
+    ours.filter_map(|log| match IModelTokenRegistryEvents::decode_log(log).ok()?.data {
+        IModelTokenRegistryEvents::TokenCreated(event) => Some(event.versionKey),
+        IModelTokenRegistryEvents::VersionRecorded(event) => Some(event.versionKey),
+        _ => None,
+    })
+    .collect()
+}
+
 /// What one event says of the request whose turn it is; `None` if it says nothing of any.
-fn outcome(
-    item: usize,
-    request: Option<&TokenRequest>,
-    event: IModelTokenRegistryEvents,
-    created: Option<Address>,
-) -> Result<Option<Outcome>, Misread> {
+fn outcome(item: usize, request: Option<&TokenRequest>, event: IModelTokenRegistryEvents) -> Result<Option<Outcome>, Misread> {
     let misread = |problem: String| Misread { item, problem };
     let (version_key, outcome) = match event {
+        IModelTokenRegistryEvents::TokenCreated(event) => (Some(event.versionKey), Outcome::TokenCreated { token: event.token }),
         IModelTokenRegistryEvents::VersionRecorded(event) => {
             let number = u64::try_from(event.number).map_err(|_| misread(format!("version number {}", event.number)))?;
-            let outcome = match created {
-                Some(token) if token == event.token => Outcome::TokenCreated { token },
-                _ => Outcome::VersionRecorded { token: event.token, number },
-            };
-            (Some(event.versionKey), outcome)
+            (Some(event.versionKey), Outcome::VersionRecorded { token: event.token, number })
         }
         IModelTokenRegistryEvents::AlreadyRecorded(event) => (Some(event.versionKey), Outcome::AlreadyRecorded { token: event.token }),
         IModelTokenRegistryEvents::RecordRefused(event) => (None, Outcome::Refused { reason: describe(event.reason).to_owned() }),
-        IModelTokenRegistryEvents::TokenCreated(_)
-        | IModelTokenRegistryEvents::RoleGranted(_)
-        | IModelTokenRegistryEvents::RoleRevoked(_) => return Ok(None),
+        IModelTokenRegistryEvents::RoleGranted(_) | IModelTokenRegistryEvents::RoleRevoked(_) => return Ok(None),
     };
     let request = request.ok_or_else(|| misread("there are more outcomes than requests".to_owned()))?;
     if version_key.is_some_and(|key| key != request.version_key()) {

@@ -263,8 +263,9 @@ impl Ground {
         self.events(TokenCreated::SIGNATURE_HASH).await
     }
 
+    /// A token's first version has no event but the token's.
     pub(super) async fn versions(&self) -> usize {
-        self.events(VersionRecorded::SIGNATURE_HASH).await
+        self.tokens().await + self.events(VersionRecorded::SIGNATURE_HASH).await
     }
 
     pub(super) async fn nonce(&self, tag: &str) -> u64 {
