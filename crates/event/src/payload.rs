@@ -17,6 +17,8 @@ use crate::identity::{Address, TokenSymbol, VersionKey};
 use crate::timestamp::Timestamp;
 
 const ID: Kind = Kind::AnyText { min: 1 };
+/// Ours are UUIDs; others' are kept beside them in tables and indexes, hence bounded.
+const REGISTRATION: Kind = Kind::Text { max: 255 };
 const METRIC: Kind = Kind::Text { max: METRIC_NAME_MAX_CHARS };
 const WHOLE: Kind = Kind::Whole { max: WHOLE_MAX };
 
@@ -110,7 +112,7 @@ payload! {
         experiment_name: String = Kind::Text { max: EXPERIMENT_NAME_MAX_CHARS }, "The MLflow experiment.";
         tags: BTreeMap<String, String> = Kind::Tags, "Labels, text to text.";
         metric_direction: MetricDirection = Kind::Direction, "Which way the metric improves; `higher_is_better` if missing.";
-        registration_id: String = ID, "The registration that caused this, if it was one of ours.";
+        registration_id: String = REGISTRATION, "The registration that caused this, if it was one of ours.";
     }
 }
 
@@ -118,7 +120,7 @@ payload! {
     /// A model version was registered, whatever the verdict.
     ModelRegistered
     required {
-        registration_id: String = ID, "The registration.";
+        registration_id: String = REGISTRATION, "The registration.";
         metric_name: String = METRIC, "The metric that was compared.";
         baseline_value: f64 = Kind::Number, "The value to reach.";
         current_value: f64 = Kind::Number, "The model's value.";
@@ -139,7 +141,7 @@ payload! {
     /// A registered model version did not reach its baseline.
     ModelValidationFailed
     required {
-        registration_id: String = ID, "The registration.";
+        registration_id: String = REGISTRATION, "The registration.";
         metric_name: String = METRIC, "The metric that was compared.";
         baseline_value: f64 = Kind::Number, "The value to reach.";
         current_value: f64 = Kind::Number, "The model's value.";
@@ -164,7 +166,7 @@ payload! {
         deployed_at: Timestamp = Kind::Timestamp, "When the deployment was found final.";
     }
     emitted {
-        registration_id: String = ID, "The registration; null if the request was not one of ours.";
+        registration_id: String = REGISTRATION, "The registration; null if the request was not one of ours.";
         transaction_hash: String = Kind::Hash,
             "The transaction that recorded the version; null if it was somebody else's and is not known.";
         block_number: u64 = WHOLE, "The transaction's block; null if the transaction is.";
@@ -180,7 +182,7 @@ payload! {
     /// A later model version of a token is better than the one before it.
     MetricImproved
     required {
-        registration_id: String = ID, "The registration of the better version.";
+        registration_id: String = REGISTRATION, "The registration of the better version.";
         metric_name: String = METRIC, "The metric that improved.";
         previous_value: f64 = Kind::Number, "The best value before.";
         current_value: f64 = Kind::Number, "The better version's value.";

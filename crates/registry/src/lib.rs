@@ -35,7 +35,7 @@ pub use mlflow::{Mlflow, MlflowClient, MlflowError, MlflowSettings};
 pub use model_uri::{MODEL_URI_MAX_CHARS, ModelUri};
 pub use nudge::Nudge;
 pub use outbox::NewEvent;
-pub use progress::{apply_deployed, note_step};
+pub use progress::{apply_deployed, note_step, note_undone};
 pub use register::{
     CORRELATION_ID_MAX_CHARS, Committer, Conflicting, IDEMPOTENCY_KEY_MAX_CHARS, Receipt, RegisterError, Registrar, RegistrarOptions,
     registrar,

@@ -31,7 +31,25 @@ pub async fn note_step(tx: &mut Tx, message_id: &str, status: Option<Status>, st
     Ok(true)
 }
 
-/// Records that a model version is on the chain. Answers whether a registration of ours is concerned; doing it again changes nothing.
+/// Records that what stood on the chain, and counted as final, is there no more: a reorganisation went deeper than
+/// finality. The registration is deploying again. Answers whether the message is one of ours.
+///
+/// # Errors
+///
+/// As the database says.
+pub async fn note_undone(tx: &mut Tx, message_id: &str, detail: &Value) -> Result<bool, Error> {
+    let Some(id) = registration_of(tx, message_id).await? else { return Ok(false) };
+    sqlx::query("UPDATE registrations SET status = 'deploying', deployment = NULL, token_address = NULL, transaction_hash = NULL WHERE id = $1")
+        .bind(id.as_str())
+        .execute(&mut **tx)
+        .await?;
+    append_history(tx, &id, Timestamp::now().as_millisecond(), "undone", detail).await?;
+    Ok(true)
+}
+
+/// Records that a model version is on the chain. Answers whether a registration of ours is concerned; doing it again changes
+/// nothing. If it is recorded as deployed by another transaction or block, a reorganisation moved it, and what was found
+/// final later holds.
 ///
 /// The registration is the one that `deployed` names, or the one its message belongs to, or the one that holds the
 /// model version; in any case token, model and version must be the same.
@@ -41,10 +59,13 @@ pub async fn note_step(tx: &mut Tx, message_id: &str, status: Option<Status>, st
 /// As the database says.
 pub async fn apply_deployed(tx: &mut Tx, deployed: &ModelDeployed, at: Timestamp) -> Result<bool, Error> {
     let Some(id) = deployed_registration(tx, deployed).await? else { return Ok(false) };
+    if recorded(tx, &id).await?.is_some_and(|recorded| !supersedes(deployed, &recorded)) {
+        return Ok(true);
+    }
     let facts = serde_json::to_value(deployed).map_err(|error| Error::from(sqlx::Error::Encode(Box::new(error))))?;
-    let changed = sqlx::query(
+    sqlx::query(
         "UPDATE registrations SET status = 'deployed', deployment = $1, token_address = $2, transaction_hash = $3, updated_ms = $4
-         WHERE id = $5 AND status <> 'deployed'",
+         WHERE id = $5",
     )
     .bind(facts.to_string())
     .bind(deployed.token_address.checksummed())
@@ -52,12 +73,22 @@ pub async fn apply_deployed(tx: &mut Tx, deployed: &ModelDeployed, at: Timestamp
     .bind(at.as_millisecond())
     .bind(id.as_str())
     .execute(&mut **tx)
-    .await?
-    .rows_affected();
-    if changed > 0 {
-        append_history(tx, &id, at.as_millisecond(), Status::Deployed.as_str(), &facts).await?;
-    }
+    .await?;
+    append_history(tx, &id, at.as_millisecond(), Status::Deployed.as_str(), &facts).await?;
     Ok(true)
+}
+
+/// What a deployed registration says of its deployment; `None` if it is not deployed. Locks the row.
+async fn recorded(tx: &mut Tx, id: &str) -> Result<Option<ModelDeployed>, Error> {
+    sqlx::query("UPDATE registrations SET status = status WHERE id = $1").bind(id).execute(&mut **tx).await?;
+    let row: Option<(Option<String>,)> =
+        sqlx::query_as("SELECT deployment FROM registrations WHERE id = $1 AND status = 'deployed'").bind(id).fetch_optional(&mut **tx).await?;
+    Ok(row.and_then(|(facts,)| serde_json::from_str(&facts?).ok()))
+}
+
+fn supersedes(later: &ModelDeployed, recorded: &ModelDeployed) -> bool {
+    let elsewhere = later.transaction_hash != recorded.transaction_hash || later.block_number != recorded.block_number;
+    elsewhere && later.deployed_at.at() > recorded.deployed_at.at()
 }
 
 async fn registration_of(tx: &mut Tx, message_id: &str) -> Result<Option<String>, Error> {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hokusai_db::Database;
-use hokusai_deploy::{Deployment, DeploymentState, Ledger, token::TokenRequest};
+use hokusai_deploy::{Deployment, DeploymentState, Ledger, SenderStatus, token::TokenRequest};
 use hokusai_queue::{Delivery, Handler, Verdict};
 use hokusai_registry::outbox;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::{
     held::{Held, verdict},
@@ -20,11 +21,20 @@ pub(super) struct DeployHandler {
     db: Database,
     queue: String,
     held: Arc<Held>,
+    sender: watch::Receiver<SenderStatus>,
 }
 
 impl DeployHandler {
-    pub(super) fn new(ledger: Ledger, db: Database, queue: &str, held: Arc<Held>) -> Self {
-        Self { ledger, db, queue: queue.to_owned(), held }
+    pub(super) fn new(ledger: Ledger, db: Database, queue: &str, held: Arc<Held>, sender: watch::Receiver<SenderStatus>) -> Self {
+        Self { ledger, db, queue: queue.to_owned(), held, sender }
+    }
+
+    /// What keeps the sender from sending, if anything does. More messages would only be held; others may take them.
+    fn outage(&self) -> Option<String> {
+        match &*self.sender.borrow() {
+            SenderStatus::Outage { outage, detail, .. } => Some(format!("{outage}: {detail}")),
+            _ => None,
+        }
     }
 
     async fn plan(&self, delivery: &Delivery, request: TokenRequest) -> Result<Verdict, hokusai_deploy::Error> {
@@ -64,6 +74,9 @@ impl Handler for DeployHandler {
             Ok(request) => request,
             Err(Unusable { kind, reason }) => return Verdict::Dead { kind: kind.into(), error: reason },
         };
+        if let Some(error) = self.outage() {
+            return Verdict::Outage { error };
+        }
         tracing::info!(
             message_id = request.message_id,
             correlation_id = request.correlation_id,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use hokusai_db::Tx;
 use hokusai_deploy::{Change, Deployment, DeploymentState, Journal, JournalError};
 use hokusai_event::{Address, Event, ModelDeployed, Timestamp, TokenSymbol};
-use hokusai_registry::{NewEvent, Nudge, Status, apply_deployed, note_step, outbox};
+use hokusai_registry::{NewEvent, Nudge, Status, apply_deployed, note_step, note_undone, outbox};
 use serde_json::json;
 
 use super::held::Held;
@@ -46,7 +46,11 @@ impl RegistryJournal {
 #[async_trait]
 impl Journal for RegistryJournal {
     async fn record(&self, tx: &mut Tx, changes: &[Change]) -> Result<(), JournalError> {
-        for Change { deployment, .. } in changes {
+        for Change { deployment, from } in changes {
+            if *from == Some(DeploymentState::Final) && deployment.state != DeploymentState::Final {
+                let detail = json!({ "reason": "a reorganisation went deeper than finality" });
+                note_undone(tx, &deployment.request.message_id, &detail).await?;
+            }
             let status = match deployment.state {
                 DeploymentState::Final => {
                     self.record_final(tx, deployment).await?;

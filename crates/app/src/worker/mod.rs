@@ -55,7 +55,7 @@ pub(crate) fn start(tasks: &mut Tasks, parts: WorkerParts) -> anyhow::Result<()>
     let mut sender_config = SenderConfig::new(parts.facts.finality);
     sender_config.fees.max_fee_per_gas_wei = parts.max_fee_per_gas_wei;
     let sender = Sender::new(ledger.clone(), parts.node, parts.signer, sender_config);
-    let handler = Arc::new(DeployHandler::new(ledger.clone(), parts.db, parts.queue.name(), Arc::clone(&held)));
+    let handler = Arc::new(DeployHandler::new(ledger.clone(), parts.db, parts.queue.name(), Arc::clone(&held), sender.status()));
 
     let shutdown = tasks.shutdown();
     tasks.start("sender", {

@@ -4,6 +4,9 @@ use alloy::primitives::Address;
 use hokusai_deploy::token::TokenRequest;
 use hokusai_event::{Envelope, Event, Invalid, MetricDirection, ModelReadyToDeploy, check_message};
 
+/// Well below the 2,704 bytes that an index of PostgreSQL can hold.
+const ID_MAX_BYTES: usize = 1024;
+
 /// A message that can never be deployed, by kind and reason as its dead-letter entry tells them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unusable {
@@ -14,10 +17,8 @@ pub(super) struct Unusable {
 /// Reads an entry of the queue as a request for a token.
 pub(super) fn read(entry: &[u8]) -> Result<TokenRequest, Unusable> {
     let (envelope, event) = check_message(entry).map_err(|problems| Unusable { kind: "invalid_message", reason: list(&problems) })?;
-    if envelope.message_id.contains('\0') {
-        // The other fields are checked for control characters; an id may be any text, but PostgreSQL keeps none with NUL.
-        return Err(Unusable { kind: "invalid_message", reason: "message_id: must not contain NUL".into() });
-    }
+    check_id("message_id", &envelope.message_id)?;
+    check_id("correlation_id", envelope.correlation())?;
     match event {
         Event::ModelReadyToDeploy(ready) => Ok(token_request(&envelope, ready)),
         other => Err(Unusable {
@@ -25,6 +26,18 @@ pub(super) fn read(entry: &[u8]) -> Result<TokenRequest, Unusable> {
             reason: format!("message_type: this queue is for model_ready_to_deploy, this is {}", other.message_type()),
         }),
     }
+}
+
+/// The wire allows any text as an id. The ledger's tables and indexes do not: PostgreSQL keeps no NUL, and no long keys.
+fn check_id(field: &str, id: &str) -> Result<(), Unusable> {
+    let reason = if id.contains('\0') {
+        format!("{field}: must not contain NUL")
+    } else if id.len() > ID_MAX_BYTES {
+        format!("{field}: must be at most {ID_MAX_BYTES} bytes long, is {}", id.len())
+    } else {
+        return Ok(());
+    };
+    Err(Unusable { kind: "invalid_message", reason })
 }
 
 fn token_request(envelope: &Envelope, ready: ModelReadyToDeploy) -> TokenRequest {
@@ -77,5 +90,12 @@ mod tests {
         let other = example(MessageType::ModelRegistered);
         assert_eq!(read(other.to_string().as_bytes()).unwrap_err().kind, "unexpected_type");
         assert_eq!(read(b"\xff").unwrap_err().kind, "invalid_message");
+
+        for (field, id) in [("message_id", "a\0b".to_owned()), ("message_id", "x".repeat(1025)), ("correlation_id", "\0".to_owned())] {
+            let mut message = example(MessageType::ModelReadyToDeploy);
+            message[field] = id.into();
+            let unusable = read(message.to_string().as_bytes()).unwrap_err();
+            assert!(unusable.reason.starts_with(&format!("{field}: ")), "{}", unusable.reason);
+        }
     }
 }

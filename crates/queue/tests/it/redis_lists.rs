@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hokusai_queue::{
-    Error, LeaseTerms, Move, Queue, RedisQueue, RedisSettings, Settled, State, Status, Verdict,
+    Error, LeaseTerms, Move, Queue, RedisQueue, RedisSettings, RelayBatch, Settled, State, Status, Verdict,
     reaper::{self, ReaperConfig},
 };
 use hokusai_testbed::{Redis, eventually, free_port};
@@ -257,4 +257,60 @@ async fn a_server_that_falls_silent_is_an_outage() {
     signal("CONT");
     let stats = eventually("it heals", PATIENCE, async || bench.queue.stats().await.ok()).await;
     assert_eq!(stats.main, 1);
+}
+
+/// Redis rolls nothing back: a script whose second command is refused must leave the entry somewhere.
+#[tokio::test]
+async fn a_script_that_is_refused_half_way_loses_nothing() {
+    let redis = Redis::start().await;
+    let mut admin = raw(&redis).await;
+    let queue = redis_queue(&redis).await;
+    queue.push(&bytes(&[&message(1)])).await.unwrap();
+    let entry = queue.take(1, Duration::ZERO, &[]).await.unwrap().entries.remove(0);
+    let _: () = redis::cmd("ACL").arg("SETUSER").arg("default").arg("-rpush").query_async(&mut admin).await.unwrap();
+    assert!(queue.settle(&[Move::Release { entry: entry.clone() }]).await.is_err());
+    assert_eq!(queue.peek(State::Processing, 0, 10).await.unwrap(), [entry.clone()]);
+    let _: () = redis::cmd("ACL").arg("SETUSER").arg("default").arg("+rpush").query_async(&mut admin).await.unwrap();
+    assert_eq!(queue.settle(&[Move::Release { entry }]).await.unwrap(), [Settled::Done]);
+
+    // The target holds something that is no list.
+    let entry = queue.take(1, Duration::ZERO, &[]).await.unwrap().entries.remove(0);
+    for key in [NAME.to_owned(), format!("{NAME}:dlq")] {
+        let _: () = admin.set(key, "no list").await.unwrap();
+    }
+    let moves = [
+        Move::Retry { entry: entry.clone(), with: "x".into(), after: Duration::ZERO },
+        Move::DeadLetter { entry: entry.clone(), with: "x".into() },
+        Move::Release { entry: entry.clone() },
+    ];
+    for change in moves {
+        assert!(queue.settle(std::slice::from_ref(&change)).await.is_err(), "{change:?}");
+        let left: Vec<Bytes> = admin.lrange(processing(), 0, -1).await.unwrap();
+        assert_eq!(left, [entry.clone()], "{change:?}");
+    }
+    let batch = RelayBatch { source: "s", expected: None, next: 1, entries: &[Bytes::from_static(b"y")] };
+    assert!(queue.relay(batch).await.is_err());
+    let cursor: Option<i64> = admin.hget(format!("{NAME}:cursor"), "s").await.unwrap();
+    assert_eq!(cursor, None, "nothing was pushed, so the cursor must not move");
+}
+
+#[tokio::test]
+async fn a_move_that_comes_too_late_leaves_no_trace() {
+    let bench = Bench::redis().await;
+    bench.push(&[&message(1)]).await;
+    let entry = bench.take_one().await;
+    assert_eq!(bench.settle(Move::Ack { entry: entry.clone() }).await, Settled::Done);
+    let moves = [
+        Move::Retry { entry: entry.clone(), with: "x".into(), after: Duration::ZERO },
+        Move::Retry { entry: entry.clone(), with: "x".into(), after: Duration::from_secs(9) },
+        Move::DeadLetter { entry: entry.clone(), with: "x".into() },
+        Move::Release { entry: entry.clone() },
+        Move::Redrive { entry, with: "x".into() },
+    ];
+    for change in moves {
+        assert_eq!(bench.settle(change).await, Settled::NotYours);
+    }
+    for state in State::ALL {
+        assert_eq!(bench.peek(state).await, bytes(&[]), "{state}");
+    }
 }
