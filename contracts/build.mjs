@@ -4,6 +4,7 @@
 //   node build.mjs --check   fails if artifacts/ is not what the sources give
 //
 // artifacts/<Contract>.json holds the ABI, the bytecode and what it was compiled with;
+// artifacts/direct.json holds the bytecode of the tokens that the gas table compares with;
 // artifacts/standard-input.json is the compiler's whole input, which block explorers take for verification.
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -13,6 +14,7 @@ import solc from "solc";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const contracts = ["ModelTokenRegistry", "ModelToken"];
+const gasReferences = "gas/Direct.sol";
 
 const settings = {
   viaIR: true,
@@ -27,17 +29,17 @@ const settings = {
 const read = (path) => readFileSync(path, "utf8");
 
 // The entry points and every file that they import, by the names under which the compiler knows them.
-function collectSources() {
+function collectSources(entryPoints) {
   const sources = {};
   const add = (name) => {
     if (name in sources) return;
-    const content = read(join(here, name.startsWith("src/") ? name : join("node_modules", name)));
+    const content = read(join(here, /^(src|gas)\//.test(name) ? name : join("node_modules", name)));
     sources[name] = { content };
     for (const [, path] of content.matchAll(/^\s*import\s[^;]*?"([^"]+)";/gm)) {
       add(resolve(name, path));
     }
   };
-  contracts.forEach((contract) => add(`src/${contract}.sol`));
+  entryPoints.forEach(add);
   return Object.fromEntries(Object.entries(sources).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
@@ -51,11 +53,21 @@ function compile(input) {
   const output = JSON.parse(solc.compile(JSON.stringify(request)));
   // Warnings about the libraries' sources are the libraries' affair; about ours there shall be none.
   const problems = (output.errors ?? []).filter(
-    (problem) => problem.severity === "error" || problem.sourceLocation?.file.startsWith("src/"),
+    (problem) => problem.severity === "error" || /^(src|gas)\//.test(problem.sourceLocation?.file),
   );
   problems.forEach((problem) => process.stderr.write(problem.formattedMessage));
   if (problems.length > 0) throw new Error("the contracts do not compile without complaint");
   return output;
+}
+
+function inputOf(entryPoints) {
+  return { language: "Solidity", sources: collectSources(entryPoints), settings };
+}
+
+// Each contract's bytecode, by its name.
+function directTokens() {
+  const compiled = Object.entries(compile(inputOf([gasReferences])).contracts[gasReferences]);
+  return Object.fromEntries(compiled.map(([name, { evm }]) => [name, `0x${evm.bytecode.object}`]));
 }
 
 function artifact(output, contract) {
@@ -71,9 +83,9 @@ function artifact(output, contract) {
 }
 
 function build() {
-  const input = { language: "Solidity", sources: collectSources(), settings };
+  const input = inputOf(contracts.map((contract) => `src/${contract}.sol`));
   const output = compile(input);
-  const files = { "standard-input.json": input };
+  const files = { "standard-input.json": input, "direct.json": directTokens() };
   for (const contract of contracts) files[`${contract}.json`] = artifact(output, contract);
   return Object.entries(files).map(([name, value]) => [
     join(here, "artifacts", name),
