@@ -1,11 +1,15 @@
 //! The program as its users run it: real processes, real services.
 
+mod apart;
 mod consume;
+mod crowd;
 mod demo;
 mod dev;
+mod foreign;
 mod house;
 mod message;
 mod program;
 mod registration;
 mod services;
 mod settings;
+mod shutdown;

@@ -102,12 +102,30 @@ impl Place {
     }
 }
 
+/// A failed test leaves its directory, with logs and databases, for whoever looks into it.
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!("left as it was: {}", self.dir.path().display());
+        }
+    }
+}
+
 #[track_caller]
 fn assert_no_secret(text: &str, whose: &str) {
     for key in ANVIL_KEYS {
         let key = key.trim_start_matches("0x");
         assert!(!text.to_ascii_lowercase().contains(key), "hokusai {whose} printed a private key");
     }
+}
+
+/// The lines of a log that a person looks at first: what is no information, and the last ones.
+fn telling(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    let last = lines.len().saturating_sub(20);
+    let told = lines.iter().enumerate().filter(|(number, line)| *number >= last || !line.contains("\"INFO\""));
+    told.map(|(_, line)| *line).collect::<Vec<_>>().join("\n")
 }
 
 /// What a finished command left.
@@ -166,21 +184,28 @@ impl Role {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Waits for `probe`, and panics with its own words if that takes too long or the role ends before.
+    /// Waits until `probe`, given the log so far, answers; panics with the role's own words if that takes too long or the
+    /// role ends before.
     pub(crate) async fn until<T>(&mut self, what: &str, mut probe: impl AsyncFnMut(&str) -> Option<T>) -> T {
+        self.until_or(what, async |log| probe(log).await.ok_or_else(String::new)).await
+    }
+
+    /// As [`Self::until`]; the panic also says what the last probe saw instead.
+    pub(crate) async fn until_or<T>(&mut self, what: &str, mut probe: impl AsyncFnMut(&str) -> Result<T, String>) -> T {
         let Self { child, log, name } = self;
-        let mut last_words = String::new();
+        let mut instead = String::new();
+        let read = || String::from_utf8_lossy(&std::fs::read(&*log).unwrap_or_default()).into_owned();
         let seen = async || {
-            last_words = String::from_utf8_lossy(&std::fs::read(&*log).unwrap_or_default()).into_owned();
-            if let Some(found) = probe(&last_words).await {
-                return Some(Ok(found));
+            match probe(&read()).await {
+                Ok(found) => return Some(Ok(found)),
+                Err(other) => instead = other,
             }
             child.try_wait().unwrap().map(Err)
         };
         match tokio::time::timeout(PATIENCE, eventually(what, PATIENCE * 2, seen)).await {
             Ok(Ok(found)) => found,
-            Ok(Err(status)) => panic!("hokusai {name} ended ({status}) before {what}:\n{last_words}"),
-            Err(_) => panic!("hokusai {name}: never {what}:\n{last_words}"),
+            Ok(Err(status)) => panic!("hokusai {name} ended ({status}) before it {what}; {instead}\n{}", telling(&read())),
+            Err(_) => panic!("hokusai {name} never {what}; {instead}\n{}", telling(&read())),
         }
     }
 
@@ -213,7 +238,7 @@ impl Role {
         let child = &mut self.child;
         let ended = eventually("exit", GRACE * 2, async || child.try_wait().unwrap());
         let Ok(status) = tokio::time::timeout(GRACE, ended).await else {
-            panic!("hokusai {} did not end:\n{}", self.name, self.log());
+            panic!("hokusai {} did not end:\n{}", self.name, telling(&self.log()));
         };
         (status, self.log())
     }
@@ -223,7 +248,7 @@ impl Role {
         self.signal(signal);
         let name = self.name.clone();
         let (status, log) = self.ends().await;
-        assert_eq!((status.code(), status.signal()), (Some(0), None), "hokusai {name} after SIG{signal}:\n{log}");
+        assert_eq!((status.code(), status.signal()), (Some(0), None), "hokusai {name} after SIG{signal}:\n{}", telling(&log));
         log
     }
 }

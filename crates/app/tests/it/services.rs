@@ -13,7 +13,7 @@ use hokusai_deploy::token::contract::IModelTokenRegistry::{TokenCreated, Version
 use hokusai_testbed::{ANVIL_KEYS, Anvil, Redis};
 use serde_json::{Value, json};
 
-use crate::program::{Place, Run};
+use crate::program::{Place, Role, Run};
 
 pub(crate) const QUEUE: &str = "hokusai:model_ready_queue";
 pub(crate) const DEPLOYED_QUEUE: &str = "hokusai:model_deployed";
@@ -184,6 +184,20 @@ impl Api {
         let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?;
         answer.status().is_success().then_some(())?;
         answer.json().await.ok()
+    }
+
+    /// Waits until every registration is deployed or rejected.
+    pub(crate) async fn settled(&self, role: &mut Role, lists: &mut Lists) -> BTreeMap<String, Value> {
+        let look = async |_: &str| {
+            let all = self.registrations().await.ok_or("the server does not answer")?;
+            let open: Vec<_> = all.values().filter(|one| one["status"] != "deployed" && one["status"] != "rejected").collect();
+            if let Some(first) = open.first() {
+                let depths = [lists.depths(QUEUE), lists.depths(DEPLOYED_QUEUE)];
+                return Err(format!("{} of {} are open; queues hold {depths:?}; the first is {first:#}", open.len(), all.len()));
+            }
+            Ok(all)
+        };
+        role.until_or("brought every registration to its end", look).await
     }
 
     /// All registrations, by id.
