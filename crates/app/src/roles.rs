@@ -58,7 +58,7 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     tracing::info!(chain_id = facts.chain_id, %registry, deployer = %signer.address(), finality = %facts.finality, "Starting Hokusai token deployment service");
     log_stats(queue.as_ref()).await;
 
-    server::subscribe_deployed(&db, &assembly.queue_config).await?;
+    server::subscribe_others(&db, &assembly.queue_config).await?;
     let nudge = Nudge::new();
     server::start_relay(&mut tasks, db.clone(), assembly.queues.clone(), nudge.clone());
     start_reaper(&mut tasks, Arc::clone(&queue), &assembly.queue_config);
@@ -148,13 +148,17 @@ pub(crate) fn consumer_config(config: &QueueConfig) -> ConsumerConfig {
     }
 }
 
+/// The reaper's settings by the configuration.
+pub(crate) fn reaper_config(config: &QueueConfig) -> ReaperConfig {
+    let terms = LeaseTerms { first_sight: config.processing_timeout, ..LeaseTerms::default() };
+    ReaperConfig { terms, ..ReaperConfig::default() }
+}
+
 /// Brings back what is stuck in `queue`.
 pub(crate) fn start_reaper(tasks: &mut Tasks, queue: Arc<dyn Queue>, config: &QueueConfig) {
-    let terms = LeaseTerms { first_sight: config.processing_timeout, ..LeaseTerms::default() };
-    let reaper_config = ReaperConfig { terms, ..ReaperConfig::default() };
-    let shutdown = tasks.shutdown();
+    let reaper = reaper::run(queue, reaper_config(config), tasks.shutdown());
     tasks.start("reaper", async move {
-        reaper::run(queue, reaper_config, shutdown).await;
+        reaper.await;
         Ok(())
     });
 }

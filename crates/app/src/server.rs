@@ -2,11 +2,13 @@
 
 mod dead_letters;
 mod deployed;
+mod reapers;
 
 use std::sync::Arc;
 
 use hokusai_db::Database;
-use hokusai_queue::{Consumer, Queue};
+use anyhow::Context as _;
+use hokusai_queue::Consumer;
 use hokusai_registry::{
     Nudge, Registrar, RegistrarOptions, Subscriptions, registrar,
     relay::{Relay, RelayConfig, RelayStatus},
@@ -32,7 +34,7 @@ pub(crate) struct Server {
 /// Subscribes the queues and starts everything but HTTP.
 pub(crate) async fn start(tasks: &mut Tasks, parts: ServerParts) -> anyhow::Result<Server> {
     let ServerParts { db, queues, config, mlflow } = parts;
-    let known = subscribe(&db, &queues, &config).await?;
+    subscribe(&db, &config).await?;
     let shutdown = tasks.shutdown();
     let nudge = Nudge::new();
 
@@ -47,9 +49,13 @@ pub(crate) async fn start(tasks: &mut Tasks, parts: ServerParts) -> anyhow::Resu
     });
 
     let relay = start_relay(tasks, db.clone(), queues.clone(), nudge.clone());
-    for queue in &known {
-        roles::start_reaper(tasks, Arc::clone(queue), &config);
-    }
+    tasks.start("reapers", {
+        let (db, queues, config, shutdown) = (db.clone(), queues.clone(), config.clone(), shutdown.clone());
+        async move {
+            reapers::run(&db, &queues, &config, &shutdown).await;
+            Ok(())
+        }
+    });
     start_deployed_consumer(tasks, &db, &queues, &config).await?;
     let main = queues.open(&config.name)?;
     tasks.start("dead letters", {
@@ -74,27 +80,24 @@ pub(crate) fn start_relay(tasks: &mut Tasks, db: Database, queues: Queues, nudge
     status
 }
 
-/// Makes the configured subscriptions, and opens every queue the server knows.
-pub(crate) async fn subscribe(db: &Database, queues: &Queues, config: &QueueConfig) -> anyhow::Result<Vec<Arc<dyn Queue>>> {
-    let subscriptions = Subscriptions::new(db.clone());
-    subscriptions.ensure_default(&config.name).await?;
-    subscribe_deployed(db, config).await?;
-    for wanted in config.subscriptions.as_deref().map(hokusai_registry::subscriptions::parse).transpose()?.unwrap_or_default() {
-        subscriptions.add(&wanted).await?;
-    }
-    let mut known = Vec::new();
-    for subscription in subscriptions.list().await? {
-        known.push(queues.open(&subscription.queue)?);
-    }
-    Ok(known)
+/// Makes the subscriptions of a server.
+pub(crate) async fn subscribe(db: &Database, config: &QueueConfig) -> anyhow::Result<()> {
+    Subscriptions::new(db.clone()).ensure_default(&config.name).await?;
+    subscribe_others(db, config).await
 }
 
-/// `model_deployed` goes to the server's own queue, from whichever database it was committed in.
-pub(crate) async fn subscribe_deployed(db: &Database, config: &QueueConfig) -> anyhow::Result<()> {
-    use hokusai_registry::subscriptions::{Start, Wanted};
+/// Makes the subscriptions that every outbox has, a worker's own too: `model_deployed` goes to the server's queue, and to
+/// whoever was subscribed to it.
+pub(crate) async fn subscribe_others(db: &Database, config: &QueueConfig) -> anyhow::Result<()> {
+    use hokusai_registry::subscriptions::{self, Start, Wanted};
     let types = vec![hokusai_event::MessageType::ModelDeployed];
-    let wanted = Wanted { queue: config.deployed_name.clone(), types, start: Start::Beginning };
-    Ok(Subscriptions::new(db.clone()).add(&wanted).await?)
+    let deployed = Wanted { queue: config.deployed_name.clone(), types, start: Start::Beginning };
+    let configured = config.subscriptions.as_deref().map(subscriptions::parse).transpose().context("HOKUSAI_SUBSCRIPTIONS")?;
+    let subscriptions = Subscriptions::new(db.clone());
+    for wanted in std::iter::once(deployed).chain(configured.unwrap_or_default()) {
+        subscriptions.add(&wanted).await?;
+    }
+    Ok(())
 }
 
 async fn start_deployed_consumer(tasks: &mut Tasks, db: &Database, queues: &Queues, config: &QueueConfig) -> anyhow::Result<()> {

@@ -10,17 +10,29 @@ use anyhow::{Context as _, anyhow, bail};
 use tokio::{signal::unix, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long the tasks may take to finish what is in hand after they were told to stop.
+/// How long the tasks may take to finish what is in hand after they were told to stop, unless said otherwise.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// The running tasks of a role.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tasks {
     running: JoinSet<(&'static str, anyhow::Result<()>)>,
     shutdown: CancellationToken,
+    grace: Duration,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self::with_grace(GRACE)
+    }
 }
 
 impl Tasks {
+    /// Tasks that may take so long to finish what is in hand.
+    pub(crate) fn with_grace(grace: Duration) -> Self {
+        Self { running: JoinSet::new(), shutdown: CancellationToken::new(), grace }
+    }
+
     /// The signal to stop; every task watches it.
     pub(crate) fn shutdown(&self) -> CancellationToken {
         self.shutdown.clone()
@@ -35,13 +47,19 @@ impl Tasks {
     }
 
     /// Runs until SIGINT or SIGTERM, or until a task fails; then stops all of them.
-    pub(crate) async fn run_until_signal(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn run_until_signal(self) -> anyhow::Result<()> {
+        self.run_until(std::future::pending()).await
+    }
+
+    /// Runs until `done`, a signal, or a task that fails; then stops all tasks. A second SIGINT does not wait for them.
+    pub(crate) async fn run_until(mut self, done: impl Future<Output = ()>) -> anyhow::Result<()> {
         let mut interrupt = unix::signal(unix::SignalKind::interrupt()).context("SIGINT cannot be watched")?;
         let mut terminate = unix::signal(unix::SignalKind::terminate()).context("SIGTERM cannot be watched")?;
         let failure = tokio::select! {
             _ = interrupt.recv() => { tracing::info!("Received SIGINT, shutting down"); None }
             _ = terminate.recv() => { tracing::info!("Received SIGTERM, shutting down"); None }
             ended = self.running.join_next() => Some(unexpected(ended)),
+            () = done => None,
         };
         self.shutdown.cancel();
         let stopped = tokio::select! {
@@ -66,6 +84,7 @@ impl Tasks {
     }
 
     async fn join(&mut self) -> anyhow::Result<()> {
+        let grace = self.grace;
         let all = async {
             let mut first_failure = Ok(());
             while let Some(ended) = self.running.join_next().await {
@@ -76,9 +95,9 @@ impl Tasks {
             }
             first_failure
         };
-        match timeout(GRACE, all).await {
+        match timeout(grace, all).await {
             Ok(result) => result,
-            Err(_) => bail!("not everything stopped within {} s; what was in hand will be delivered again", GRACE.as_secs()),
+            Err(_) => bail!("not everything stopped within {} s; what was in hand will be delivered again", grace.as_secs()),
         }
     }
 }

@@ -74,11 +74,13 @@ fn is_again(code: &str) -> bool {
     matches!(code, "40001" | "40P01")
 }
 
-/// PostgreSQL's classes 08 (connection), 53 (resources) and 57P (shutting down, starting up); SQLite's BUSY, LOCKED,
-/// IOERR, FULL and CANTOPEN with their extended forms, which keep the primary code in the low byte.
+/// PostgreSQL's classes 08 (connection), 28 (credentials, while they are being rotated), 53 (resources), 57 (an operator:
+/// shutting down, starting up, cancelled) and 58 (its system), and what a connection to a demoted primary (25006) or a
+/// lock that could not be had (55P03) answers; SQLite's BUSY, LOCKED, IOERR, FULL and CANTOPEN with their extended forms,
+/// which keep the primary code in the low byte.
 fn is_unavailable(code: &str) -> bool {
     if code.len() == 5 {
-        return code.starts_with("08") || code.starts_with("53") || code.starts_with("57P");
+        return ["08", "28", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || matches!(code, "25006" | "55P03");
     }
     code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14))
 }

@@ -84,19 +84,19 @@ pub(crate) async fn append_all(tx: &mut Tx, events: &[&NewEvent]) -> Result<(), 
 }
 
 /// Records that `queue`'s consumers are done with an event: it will not be published there again. Recording it twice, or
-/// for a message that is not from this outbox, is harmless.
+/// for a message that is not from this outbox, is harmless. Answers whether it was recorded now.
 ///
 /// # Errors
 ///
 /// As the database says.
-pub async fn finish(tx: &mut Tx, queue: &str, message_id: &str, at: Timestamp) -> Result<(), Error> {
-    sqlx::query("INSERT INTO finished (message_id, queue, at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+pub async fn finish(tx: &mut Tx, queue: &str, message_id: &str, at: Timestamp) -> Result<bool, Error> {
+    let recorded = sqlx::query("INSERT INTO finished (message_id, queue, at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
         .bind(message_id)
         .bind(queue)
         .bind(at.as_millisecond())
         .execute(&mut **tx)
         .await?;
-    Ok(())
+    Ok(recorded.rows_affected() > 0)
 }
 
 /// The id that queues know this database's relay by; made on first use.

@@ -215,7 +215,14 @@ impl Lanes {
             }
             subscribed
         });
-        while self.tasks.try_join_next().is_some() {}
+        while let Some(ended) = self.tasks.try_join_next() {
+            // A lane that is gone would look alive; the process ends instead, and whatever supervises it starts it again.
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
     }
 }
 

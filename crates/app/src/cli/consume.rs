@@ -3,13 +3,18 @@
 //! The envelope goes to the command's standard input. Exit code 0 acknowledges, 65 (`EX_DATAERR` of BSD's sysexits)
 //! dead-letters at once, anything else is a failed attempt.
 
-use std::{process::Stdio, sync::Arc};
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use clap::Args;
 use hokusai_queue::{Consumer, Delivery, Handler, Verdict};
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::{Child, ChildStderr, Command},
+    sync::oneshot,
+};
 
 use super::QueueName;
 use crate::{assembly::Assembly, config::Env, roles, tasks::Tasks};
@@ -18,6 +23,10 @@ use crate::{assembly::Assembly, config::Env, roles, tasks::Tasks};
 const EXIT_BAD_MESSAGE: i32 = 65;
 /// How much of a failed command's standard error is kept with the message.
 const KEPT_ERROR_BYTES: usize = 2000;
+/// How long a finished command's last words may take to arrive.
+const LATE_WORDS: Duration = Duration::from_millis(100);
+/// Beyond the handler timeout, for settling what the handlers said.
+const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct ConsumeArgs {
@@ -40,27 +49,29 @@ pub(crate) async fn run(args: ConsumeArgs, env: &Env<'static>) -> anyhow::Result
     let mut config = roles::consumer_config(&assembly.queue_config);
     config.concurrency = args.concurrency.unwrap_or(config.concurrency);
     config.limit = args.max;
+    let grace = config.handler_timeout + GRACE;
+    let has_limit = config.limit.is_some();
     let consumer = Consumer::new(Arc::clone(&queue), config)?;
-    let mut tasks = Tasks::default();
+    let mut tasks = Tasks::with_grace(grace);
     let shutdown = tasks.shutdown();
     roles::start_reaper(&mut tasks, queue, &assembly.queue_config);
     let handler: Arc<dyn Handler> = Arc::new(Exec { command: args.exec });
-    let run = consumer.run(handler, shutdown.clone());
-    if args.max.is_none() {
-        tasks.start("consumer", async move { Ok(run.await.map(drop)?) });
-        return tasks.run_until_signal().await;
-    }
-    // With a limit the consumer ends by itself; a signal ends it earlier.
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let mut run = std::pin::pin!(run);
-    loop {
-        tokio::select! {
-            summary = &mut run => { summary?; return tasks.stop().await; }
-            _ = interrupt.recv() => shutdown.cancel(),
-            _ = terminate.recv() => shutdown.cancel(),
+    let (ended, limit_reached) = oneshot::channel();
+    tasks.start("consumer", async move {
+        consumer.run(handler, shutdown.clone()).await?;
+        if has_limit {
+            let _ = ended.send(());
+            shutdown.cancelled().await;
         }
-    }
+        Ok(())
+    });
+    let done = async {
+        // Without a limit the sender is dropped when the consumer ends, which is then a failure for the tasks to tell.
+        if limit_reached.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tasks.run_until(done).await
 }
 
 #[derive(Debug)]
@@ -82,40 +93,94 @@ impl Exec {
     async fn exec(&self, delivery: &Delivery) -> anyhow::Result<Verdict> {
         let mut command = Command::new("/bin/sh");
         // The process group is the command's own, so that Ctrl-C reaches hokusai alone and lets it finish.
-        command
-            .args(["-c", &self.command])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::inherit())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        command.args(["-c", &self.command]).process_group(0).stdin(Stdio::piped()).stdout(Stdio::inherit()).stderr(Stdio::piped());
         let mut child = command.spawn().context("/bin/sh cannot be started")?;
+        let group = Group::of(&child);
         let mut stdin = child.stdin.take().context("the command has no standard input")?;
+        let stderr = child.stderr.take().context("the command has no standard error")?;
         let feed = async {
             // A command need not read its input to the end; that is no failure.
             let _ = stdin.write_all(&delivery.entry).await;
             drop(stdin);
         };
-        let (output, ()) = tokio::join!(child.wait_with_output(), feed);
-        let output = output.context("the command cannot be waited for")?;
-        let complaint = tail(&output.stderr);
-        if !complaint.is_empty() {
-            eprintln!("{complaint}");
-        }
-        Ok(match output.status.code() {
+        let mut complaint = Tail::default();
+        let run = async {
+            let (status, ()) = tokio::join!(child.wait(), feed);
+            status.context("the command cannot be waited for")
+        };
+        let status = complaint.listen(stderr, run).await?;
+        group.ended();
+        Ok(match status.code() {
             Some(0) => Verdict::Done,
-            Some(EXIT_BAD_MESSAGE) => Verdict::Dead { kind: "rejected".into(), error: told("exit code 65", &complaint) },
-            Some(code) => Verdict::Retry { error: told(&format!("exit code {code}"), &complaint) },
-            None => Verdict::Retry { error: told(&output.status.to_string(), &complaint) },
+            Some(EXIT_BAD_MESSAGE) => Verdict::Dead { kind: "rejected".into(), error: told("exit code 65", &complaint.text()) },
+            Some(code) => Verdict::Retry { error: told(&format!("exit code {code}"), &complaint.text()) },
+            None => Verdict::Retry { error: told(&status.to_string(), &complaint.text()) },
         })
+    }
+}
+
+/// The command's process group. Dropped before the command ended (the handler timeout), it is killed as a whole, so that
+/// nothing of it works on beside the next attempt.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may be gone already.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// The end of what a command says on standard error, which is also passed on.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    /// Listens until `run` is over, and a moment longer for what is still on the way: a process that the command left in the
+    /// background may hold the pipe for ever.
+    async fn listen<T>(&mut self, mut stderr: ChildStderr, run: impl Future<Output = T>) -> T {
+        let mut run = std::pin::pin!(run);
+        let mut chunk = [0; 4096];
+        let ended = loop {
+            tokio::select! {
+                ended = &mut run => break ended,
+                read = stderr.read(&mut chunk) => match read {
+                    Ok(length @ 1..) => self.hear(&chunk[..length]),
+                    Ok(0) | Err(_) => break run.await,
+                },
+            }
+        };
+        while let Ok(Ok(length @ 1..)) = tokio::time::timeout(LATE_WORDS, stderr.read(&mut chunk)).await {
+            self.hear(&chunk[..length]);
+        }
+        ended
+    }
+
+    fn hear(&mut self, words: &[u8]) {
+        use std::io::Write as _;
+        // Nobody may be listening to ours.
+        let _ = std::io::stderr().write_all(words);
+        self.0.extend_from_slice(words);
+        let surplus = self.0.len().saturating_sub(KEPT_ERROR_BYTES);
+        self.0.drain(..surplus);
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).trim().to_owned()
     }
 }
 
 fn told(ending: &str, complaint: &str) -> String {
     if complaint.is_empty() { ending.to_owned() } else { format!("{ending}: {complaint}") }
-}
-
-fn tail(bytes: &[u8]) -> String {
-    let start = bytes.len().saturating_sub(KEPT_ERROR_BYTES);
-    String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
 }

@@ -218,7 +218,7 @@ impl LocalRegistry {
     /// Registers in this process, and relays at once, so that no server needs to run for the message to reach its queue.
     async fn register(&self, body: &[u8], ids: Ids<'_>) -> anyhow::Result<Registered> {
         let request = RegisterRequest::from_json(body)?;
-        server::subscribe(&self.db, &self.assembly.queues, &self.assembly.queue_config).await?;
+        server::subscribe(&self.db, &self.assembly.queue_config).await?;
         let options = RegistrarOptions {
             max_retries: self.assembly.queue_config.max_retries,
             mlflow: self.mlflow.clone(),

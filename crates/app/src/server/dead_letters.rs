@@ -1,8 +1,9 @@
 //! Watches the dead letters of the default queue, so that a registration says `dead_lettered` or `refused`, whoever
 //! dead-lettered its message: our worker, one with another database, or a foreign consumer.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hokusai_db::Database;
 use hokusai_event::Envelope;
 use hokusai_queue::{
@@ -28,34 +29,43 @@ pub(super) async fn watch(db: &Database, queue: Arc<dyn Queue>, shutdown: &Cance
     }
 }
 
-/// What was looked at already. Dead letters stay until a person acts, so each is read once; when their number falls,
-/// somebody acted, and all are read again.
+/// What was looked at already. Dead letters stay until a person acts, so each is read once; when the newest of those that
+/// were read is not where it was, somebody acted, and all are read again.
 #[derive(Debug, Default)]
 struct Seen {
     count: usize,
-    message_ids: HashSet<String>,
+    newest: Option<Bytes>,
 }
 
 async fn look(db: &Database, queue: &dyn Queue, seen: &mut Seen) -> anyhow::Result<()> {
     let count = usize::try_from(queue.stats().await?.dlq)?;
-    if count < seen.count {
+    if seen.count > 0 && queue.peek(State::Dlq, seen.count - 1, 1).await?.first() != seen.newest.as_ref() {
         *seen = Seen::default();
     }
     while seen.count < count {
         let page = queue.peek(State::Dlq, seen.count, PAGE).await?;
+        for entry in &page {
+            note(db, entry).await?;
+            seen.count += 1;
+            seen.newest = Some(entry.clone());
+        }
         if page.is_empty() {
             break;
         }
-        for entry in &page {
-            if let Some(dead) = Dead::read(entry)
-                && seen.message_ids.insert(dead.message_id.clone())
-            {
-                dead.note(db).await?;
-            }
-        }
-        seen.count += page.len();
     }
     Ok(())
+}
+
+/// Notes one dead letter. What the database refuses for good, it would refuse again; it is nobody's registration then.
+async fn note(db: &Database, entry: &[u8]) -> Result<(), hokusai_db::Error> {
+    let Some(dead) = Dead::read(entry) else { return Ok(()) };
+    match dead.note(db).await {
+        Err(error) if !error.is_transient() => {
+            tracing::error!(message_id = dead.message_id, %error, "a dead letter cannot be noted");
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// A dead letter that names its message; others are nobody's registration.
@@ -71,7 +81,7 @@ impl Dead {
         Some(Self { message_id, letter })
     }
 
-    async fn note(&self, db: &Database) -> anyhow::Result<()> {
+    async fn note(&self, db: &Database) -> Result<(), hokusai_db::Error> {
         let known = Registrations::new(db.clone()).by_message(&self.message_id).await?;
         let open = known.is_some_and(|registration| matches!(registration.status, Status::Queued | Status::Deploying));
         if !open {

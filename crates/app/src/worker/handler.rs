@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use hokusai_db::Database;
 use hokusai_deploy::{Deployment, DeploymentState, Ledger, SenderStatus, token::TokenRequest};
 use hokusai_queue::{Delivery, Handler, Verdict};
-use hokusai_registry::outbox;
+use hokusai_registry::{Nudge, outbox};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
     held::{Held, verdict},
+    journal,
     request::{self, Unusable},
 };
 
@@ -22,11 +23,25 @@ pub(super) struct DeployHandler {
     queue: String,
     held: Arc<Held>,
     sender: watch::Receiver<SenderStatus>,
+    nudge: Nudge,
+    max_retries: u32,
+}
+
+/// What a handler works with.
+pub(super) struct HandlerParts<'a> {
+    pub(super) ledger: Ledger,
+    pub(super) db: Database,
+    pub(super) queue: &'a str,
+    pub(super) held: Arc<Held>,
+    pub(super) sender: watch::Receiver<SenderStatus>,
+    pub(super) nudge: Nudge,
+    pub(super) max_retries: u32,
 }
 
 impl DeployHandler {
-    pub(super) fn new(ledger: Ledger, db: Database, queue: &str, held: Arc<Held>, sender: watch::Receiver<SenderStatus>) -> Self {
-        Self { ledger, db, queue: queue.to_owned(), held, sender }
+    pub(super) fn new(parts: HandlerParts<'_>) -> Self {
+        let HandlerParts { ledger, db, queue, held, sender, nudge, max_retries } = parts;
+        Self { ledger, db, queue: queue.to_owned(), held, sender, nudge, max_retries }
     }
 
     /// What keeps the sender from sending, if anything does. More messages would only be held; others may take them.
@@ -38,7 +53,6 @@ impl DeployHandler {
     }
 
     async fn plan(&self, delivery: &Delivery, request: TokenRequest) -> Result<Verdict, hokusai_deploy::Error> {
-        let message_id = request.message_id.clone();
         let planned = self.ledger.plan(std::slice::from_ref(&request)).await?;
         let Some(deployment) = planned.into_iter().next() else {
             return Ok(Verdict::Retry { error: "the ledger answered nothing; this is a defect".into() });
@@ -50,19 +64,23 @@ impl DeployHandler {
             }
             Some(verdict) => {
                 if deployment.state == DeploymentState::Final {
-                    self.finish(&deployment, &message_id).await?;
+                    self.finish(&deployment, &request).await?;
                 }
                 Ok(verdict)
             }
         }
     }
 
-    /// The deployment was done before this message came: a redelivery, or a second message for the same version.
-    async fn finish(&self, deployment: &Deployment, message_id: &str) -> Result<(), hokusai_db::Error> {
+    /// The deployment was done before this message came: a redelivery, which changes nothing, or another message for the
+    /// same version, whose registration is told.
+    async fn finish(&self, deployment: &Deployment, request: &TokenRequest) -> Result<(), hokusai_db::Error> {
         let mut tx = self.db.write().await?;
-        outbox::finish(&mut tx, &self.queue, message_id, Timestamp::now()).await?;
+        if outbox::finish(&mut tx, &self.queue, &request.message_id, Timestamp::now()).await? {
+            journal::tell(&mut tx, deployment, request, journal::settled_at(deployment), self.max_retries).await?;
+        }
         tx.commit().await?;
-        tracing::info!(message_id, deployment_id = deployment.id, "Message asks for what is already deployed");
+        self.nudge.nudge();
+        tracing::info!(message_id = request.message_id, deployment_id = deployment.id, "Message asks for what is already deployed");
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hokusai_db::Tx;
-use hokusai_deploy::{Change, Deployment, DeploymentState, Journal, JournalError};
+use hokusai_deploy::{Change, Deployment, DeploymentState, Journal, JournalError, token::TokenRequest};
 use hokusai_event::{Address, Event, ModelDeployed, Timestamp, TokenSymbol};
 use hokusai_registry::{NewEvent, Nudge, Status, apply_deployed, note_step, note_undone, outbox};
 use serde_json::json;
@@ -26,20 +26,35 @@ impl RegistryJournal {
 
     async fn record_final(&self, tx: &mut Tx, deployment: &Deployment) -> Result<(), JournalError> {
         let at = settled_at(deployment);
-        let deployed = model_deployed(deployment, at).map_err(|invalid| JournalError(Box::new(invalid)))?;
-        apply_deployed(tx, &deployed, at).await?;
-        let request = &deployment.request;
-        let event = NewEvent::new(
-            &Event::ModelDeployed(deployed),
-            request.registration_id.clone(),
-            request.correlation_id.clone(),
-            at,
-            self.max_retries,
-        )
-        .map_err(|invalid| JournalError(Box::new(invalid)))?;
-        outbox::append(tx, &[event]).await?;
-        outbox::finish(tx, &self.queue, &request.message_id, at).await?;
+        outbox::finish(tx, &self.queue, &deployment.request.message_id, at).await?;
+        tell(tx, deployment, &deployment.request, at, self.max_retries).await?;
         Ok(())
+    }
+}
+
+/// Tells the registration and the world that `request` is fulfilled by a deployment. A fact that no event can carry is
+/// logged and passed over: it must not keep the token from counting as deployed, and nothing could mend it.
+pub(super) async fn tell(
+    tx: &mut Tx,
+    deployment: &Deployment,
+    request: &TokenRequest,
+    at: jiff::Timestamp,
+    max_retries: u32,
+) -> Result<(), hokusai_db::Error> {
+    let told = model_deployed(deployment, request, at).and_then(|deployed| {
+        let (registration_id, correlation_id) = (request.registration_id.clone(), request.correlation_id.clone());
+        let event = NewEvent::new(&Event::ModelDeployed(deployed.clone()), registration_id, correlation_id, at, max_retries)?;
+        Ok((deployed, event))
+    });
+    match told {
+        Ok((deployed, event)) => {
+            apply_deployed(tx, &deployed, at).await?;
+            outbox::append(tx, &[event]).await
+        }
+        Err(invalid) => {
+            tracing::error!(message_id = request.message_id, deployment_id = deployment.id, %invalid, "model_deployed cannot be told");
+            Ok(())
+        }
     }
 }
 
@@ -106,14 +121,13 @@ fn log(deployment: &Deployment) {
     }
 }
 
-fn settled_at(deployment: &Deployment) -> jiff::Timestamp {
+/// When a deployment came to its end.
+pub(super) fn settled_at(deployment: &Deployment) -> jiff::Timestamp {
     let ms = deployment.settled_at_ms.unwrap_or(deployment.updated_at_ms);
     jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
-/// The event that tells the world.
-pub(crate) fn model_deployed(deployment: &Deployment, at: jiff::Timestamp) -> Result<ModelDeployed, hokusai_event::Invalid> {
-    let request = &deployment.request;
+fn model_deployed(deployment: &Deployment, request: &TokenRequest, at: jiff::Timestamp) -> Result<ModelDeployed, hokusai_event::Invalid> {
     Ok(ModelDeployed {
         model_id: request.model_id.clone(),
         token_symbol: TokenSymbol::parse(&request.symbol)?,

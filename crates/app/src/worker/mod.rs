@@ -24,7 +24,7 @@ use hokusai_deploy::{ChainFacts, Ledger, Node, Sender, SenderConfig, Signer};
 use hokusai_queue::{Consumer, ConsumerConfig, Queue};
 use hokusai_registry::Nudge;
 
-use self::{handler::DeployHandler, held::Held, journal::RegistryJournal};
+use self::{handler::{DeployHandler, HandlerParts}, held::Held, journal::RegistryJournal};
 use crate::tasks::Tasks;
 
 /// How often held messages are compared with the ledger, for what another process settled there.
@@ -55,7 +55,15 @@ pub(crate) fn start(tasks: &mut Tasks, parts: WorkerParts) -> anyhow::Result<()>
     let mut sender_config = SenderConfig::new(parts.facts.finality);
     sender_config.fees.max_fee_per_gas_wei = parts.max_fee_per_gas_wei;
     let sender = Sender::new(ledger.clone(), parts.node, parts.signer, sender_config);
-    let handler = Arc::new(DeployHandler::new(ledger.clone(), parts.db, parts.queue.name(), Arc::clone(&held), sender.status()));
+    let handler = Arc::new(DeployHandler::new(HandlerParts {
+        ledger: ledger.clone(),
+        db: parts.db,
+        queue: parts.queue.name(),
+        held: Arc::clone(&held),
+        sender: sender.status(),
+        nudge: parts.nudge,
+        max_retries: parts.max_retries,
+    }));
 
     let shutdown = tasks.shutdown();
     tasks.start("sender", {
