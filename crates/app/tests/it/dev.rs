@@ -203,3 +203,24 @@ impl Seen {
         }
     }
 }
+
+/// A message by hand came first, so the ledger has the version when it is registered.
+#[tokio::test]
+async fn a_registration_of_what_is_deployed_already_becomes_deployed() {
+    let dev = Dev::new();
+    let mut role = dev.start().await;
+    let body = request("late-model", 1, "LATE");
+    let mut message = dev.place.run(&["message", "example", "model_ready_to_deploy"]).json();
+    for (field, value) in [("model_id", "late-model/1/LATE"), ("model_name", "late-model"), ("model_version", "1"), ("token_symbol", "LATE")] {
+        message["payload"][field] = value.into();
+    }
+    dev.place.run_with(&["publish"], message.to_string().as_bytes()).ok();
+    let ended = async |_: &str| {
+        let list = dev.place.run(&["deployment", "list", "--state", "final", "--json"]).json();
+        (!list.as_array().unwrap().is_empty()).then_some(())
+    };
+    role.until("the message is deployed", ended).await;
+    let registered = dev.api.register(&body).await;
+    dev.deployed(&mut role, registered["registration_id"].as_str().unwrap()).await;
+    role.stop("TERM").await;
+}
