@@ -91,9 +91,9 @@ pub struct Look {
     pub cursor: Option<i64>,
     /// Everything in processing, delayed and dlq; `None` if there is more than [`ELSEWHERE`].
     pub elsewhere: Option<Vec<Bytes>>,
-    /// The entries of main to be taken next, at most [`FRONT`].
+    /// The entries of main to be taken next, at most [`FRONT`], the next one first.
     pub front: Vec<Bytes>,
-    /// The entries that entered main since the mark, whatever was taken of them meanwhile left out; `None` if that cannot be told.
+    /// The entries of main that entered it since the mark, the oldest first; `None` if that cannot be told.
     pub entered: Option<Vec<Bytes>>,
     /// Whether `front` and `entered` together are all of main.
     pub whole: bool,

@@ -14,6 +14,7 @@
 //! - Nothing here reads the environment, retries MLflow silently, or knows queues other than by the [`hokusai_queue::Queue`] contract.
 #![warn(missing_docs)]
 
+pub mod audit;
 mod batch;
 mod bulk;
 mod document;
@@ -26,10 +27,13 @@ mod progress;
 mod register;
 mod registrations;
 pub mod relay;
+pub mod republish;
 mod request;
 mod schema;
 pub mod subscriptions;
+pub mod sweep;
 
+pub use audit::{CustodyAudit, QueueAudit, Unconfirmed, audit};
 pub use document::{Decision, Document, Status};
 pub use mlflow::{Mlflow, MlflowClient, MlflowError, MlflowSettings};
 pub use model_uri::{MODEL_URI_MAX_CHARS, ModelUri};
@@ -42,6 +46,8 @@ pub use register::{
 };
 pub use registrations::{Filter, HistoryRow, PAGE_MAX, Registration, Registrations, TokenView};
 pub use relay::{LaneState, LaneStatus, QueueOpener, Relay, RelayConfig, RelayError, RelayStatus};
+pub use republish::{ChainRecord, OnChain, Reconciled, Reconciler, ReconcilerConfig};
 pub use request::{MAX_REQUEST_BYTES, Origin, RegisterRequest, Version};
 pub use schema::MIGRATIONS;
 pub use subscriptions::{Backlog, Start, SubscribeError, Subscription, Subscriptions, Wanted};
+pub use sweep::{Sweep, SweepConfig, Swept};

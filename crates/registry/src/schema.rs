@@ -11,15 +11,17 @@
 //! - `outbox`: events with the exact bytes to publish. `position` is NULL until the relay gives one.
 //! - `subscriptions`: which event types go to which queue, from which position on.
 //! - `relay_progress`: for each queue the cursor it is known to hold, and the one push that may be under way.
-//! - `finished`: events that a queue's consumers are done with, never to be published there again.
+//! - `finished`: events that a queue's consumers are done with, never to be published there again; `swept` is 1 if nobody
+//!   said so and the sweep found them gone.
 
 use hokusai_db::Migration;
 
 /// The registry's migrations, for [`hokusai_db::Database::migrate`].
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    room: "registry",
-    number: 1,
-    sql: "
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        room: "registry",
+        number: 1,
+        sql: "
 CREATE TABLE source (
     one BIGINT PRIMARY KEY CHECK (one = 1),
     id TEXT NOT NULL,
@@ -103,4 +105,14 @@ CREATE TABLE finished (
     at_ms BIGINT NOT NULL,
     PRIMARY KEY (message_id, queue)
 )",
-}];
+    },
+    // Which events are finished because the sweep found them gone; and the registrations that the reconciler asks for.
+    Migration {
+        room: "registry",
+        number: 2,
+        sql: "
+ALTER TABLE finished ADD COLUMN swept BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX finished_swept ON finished (queue, at_ms) WHERE swept = 1;
+",
+    },
+];

@@ -65,11 +65,16 @@ impl Upkeep for RedisQueue {
         let mut elsewhere = self.entries(processing)?;
         elsewhere.extend(self.entries(delayed)?);
         elsewhere.extend(self.entries(dlq)?);
+        let oldest_first = |entries: Value| {
+            let mut entries = self.entries(entries)?;
+            entries.reverse();
+            Ok::<_, Error>(entries)
+        };
         Ok(Look {
             cursor: if cursor == Value::Nil { None } else { Some(self.number(&Ok(cursor))?) },
             elsewhere: (given == Value::Int(1)).then_some(elsewhere),
-            front: self.entries(front)?,
-            entered: if known == Value::Int(1) { Some(self.entries(entered)?) } else { None },
+            front: oldest_first(front)?,
+            entered: if known == Value::Int(1) { Some(oldest_first(entered)?) } else { None },
             whole: whole == Value::Int(1),
             mark: bytes_of(newest).map_or(Mark::Empty, Mark::Newest),
         })

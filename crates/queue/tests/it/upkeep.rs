@@ -65,7 +65,7 @@ async fn custody_tells_who_holds_what(bench: Bench) {
     assert_eq!(custody.held[1].1, Lease::None);
     assert_eq!(custody.stale, bytes(&[]));
     // The hot path's ack leaves the lease of Redis behind.
-    assert_eq!(bench.taken(0, &[first.clone()]).await.acked, [Settled::Done]);
+    assert_eq!(bench.taken(0, std::slice::from_ref(&first)).await.acked, [Settled::Done]);
     let custody = upkeep(&bench).custody().await.unwrap();
     assert_eq!(custody.held.len(), 1);
     assert!(custody.stale.is_empty() || custody.stale == [first]);

@@ -7,6 +7,7 @@ mod progress;
 mod register;
 mod relay;
 mod subscriptions;
+mod sweep;
 
 /// Runs the scenarios on SQLite, one test each, and all of them on PostgreSQL as one test, which starts one server.
 macro_rules! scenarios {
