@@ -27,6 +27,48 @@ contract ModelTokenRegistryTest {
         vm.assertEq(registry.tokenUnderConstruction().length, 0, "nothing is left in transient storage");
     }
 
+    function test_texts_as_long_as_they_may_be_are_carried_and_recognised() public {
+        IModelTokenRegistry.ModelRecord memory record = IModelTokenRegistry.ModelRecord({
+            symbol: Records.repeated("S", 64),
+            modelName: Records.repeated("n", 256),
+            modelVersion: Records.repeated("v", 256),
+            modelId: Records.repeated("i", 1024),
+            runId: Records.repeated("r", 256),
+            metricName: Records.repeated("m", 256),
+            baseline: type(int128).min,
+            current: type(int128).max,
+            lowerIsBetter: false,
+            contributor: address(type(uint160).max)
+        });
+        _expect(registry.register(record), IModelTokenRegistry.Outcome.TokenCreated);
+        _assertCarries(ModelToken(registry.tokenAddress(record.symbol)), record);
+        _expect(registry.register(record), IModelTokenRegistry.Outcome.AlreadyRecorded);
+        record.modelVersion = Records.repeated("v", 255);
+        _expect(registry.register(record), IModelTokenRegistry.Outcome.VersionRecorded);
+        _expect(registry.register(record), IModelTokenRegistry.Outcome.AlreadyRecorded);
+    }
+
+    /// @dev Where a name ends and its version begins is part of what a version is.
+    function test_a_version_is_not_another_that_reads_the_same() public {
+        IModelTokenRegistry.ModelRecord memory record = Records.usual("MSG-AI", "ab", "c");
+        _expect(registry.register(record), IModelTokenRegistry.Outcome.TokenCreated);
+        _expect(registry.register(Records.usual("MSG-AI", "a", "bc")), IModelTokenRegistry.Outcome.VersionRecorded);
+        _expect(registry.register(record), IModelTokenRegistry.Outcome.AlreadyRecorded);
+    }
+
+    /// @dev As many decimals and digits as a metric may have, and as few.
+    function testFuzz_metrics_come_back_as_they_went(int64 baseline, int64 current, uint8 zeros, bool lowerIsBetter)
+        public
+    {
+        int128 power = int128(int256(10 ** (zeros % 20)));
+        IModelTokenRegistry.ModelRecord memory record = Records.usual("MSG-AI", "model", "1");
+        (record.baseline, record.current) = (int128(baseline) * power, int128(current) * power);
+        record.lowerIsBetter = lowerIsBetter;
+        Records.fit(record);
+        registry.register(record);
+        _assertCarries(ModelToken(registry.tokenAddress(record.symbol)), record);
+    }
+
     function testFuzz_a_repeat_changes_nothing(
         IModelTokenRegistry.ModelRecord memory record,
         IModelTokenRegistry.ModelRecord memory other
@@ -68,6 +110,7 @@ contract ModelTokenRegistryTest {
         vm.assertEq(token.contributor(), first.contributor, "contributor");
     }
 
+    /// forge-config: default.fuzz.runs = 50
     function testFuzz_a_batch_does_what_single_calls_do(IModelTokenRegistry.ModelRecord[] memory records) public {
         ModelTokenRegistry single = new ModelTokenRegistry(OWNER, CONTROLLER, address(this), 0, address(0));
         // What the fuzzer makes up is hardly ever a record; every third is left as it is.

@@ -24,6 +24,28 @@ library Records {
         return record;
     }
 
+    function usual(string memory symbol_, string memory modelName, string memory modelVersion)
+        internal
+        pure
+        returns (IModelTokenRegistry.ModelRecord memory record)
+    {
+        record.symbol = symbol_;
+        record.modelName = modelName;
+        record.modelVersion = modelVersion;
+        record.modelId = string.concat(modelName, "/", modelVersion, "/", symbol_);
+        record.runId = "0123456789abcdef0123456789abcdef";
+        record.metricName = "accuracy";
+        record.baseline = 0.82e18;
+        record.current = 0.875e18;
+        record.contributor = address(0x4242);
+    }
+
+    function repeated(bytes1 character, uint256 count) internal pure returns (string memory) {
+        bytes memory characters = new bytes(count);
+        for (uint256 i = 0; i < count; ++i) characters[i] = character;
+        return string(characters);
+    }
+
     function symbol(string memory from) internal pure returns (string memory) {
         bytes memory characters = bytes(text(from, 64));
         for (uint256 i = 0; i < characters.length; ++i) {
@@ -47,6 +69,14 @@ library Records {
         returns (IModelTokenRegistry.VersionId memory)
     {
         return IModelTokenRegistry.VersionId(record.symbol, record.modelName, record.modelVersion);
+    }
+
+    function lower(string memory from) internal pure returns (string memory) {
+        bytes memory characters = bytes.concat(bytes(from));
+        for (uint256 i = 0; i < characters.length; ++i) {
+            if (characters[i] >= "A" && characters[i] <= "Z") characters[i] |= 0x20;
+        }
+        return string(characters);
     }
 
     /// @dev With the case of every letter turned.
