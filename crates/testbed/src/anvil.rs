@@ -59,12 +59,19 @@ impl Anvil {
     /// Kills it if it runs, and starts it again on the same port: from an empty chain, unless `--state` is among the arguments.
     pub async fn restart(&mut self) {
         self.process = None;
-        let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/node_modules/.bin/anvil");
-        let program = find(&[tools, "anvil"], INSTALL);
+        let program = find(&[&native(), "anvil"], INSTALL);
         let mut args = vec!["--port".into(), self.port.to_string(), "--host".into(), "127.0.0.1".into()];
         args.extend(self.args.iter().cloned());
         self.process = Some(Process::start(&program, &args, None, &self.dir.path().join("anvil.log"), INSTALL));
         let port = self.port;
         eventually("anvil listens", Duration::from_secs(30), async || TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
     }
+}
+
+/// The program itself. npm's `.bin/anvil` is a script that starts it: a signal to the script would not reach the chain, and
+/// the chain would outlive it.
+fn native() -> String {
+    let os = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
+    let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    format!("{}/../../tools/node_modules/@foundry-rs/anvil-{os}-{machine}/bin/anvil", env!("CARGO_MANIFEST_DIR"))
 }
