@@ -46,6 +46,8 @@ pub(crate) async fn serve(env: &Env<'static>) -> anyhow::Result<()> {
 
 /// `hokusai worker`. Everything that can be missing is found before the first message is taken.
 pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
+    let missing = ChainConfig::missing_for_worker(env);
+    anyhow::ensure!(missing.is_empty(), missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     let config = ChainConfig::read(env)?;
     let signer = signer(env)?;
     let registry = parse_registry(&config.registry)?;

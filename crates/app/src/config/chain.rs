@@ -15,12 +15,13 @@ pub(crate) struct ChainConfig {
     pub(crate) max_fee_per_gas_wei: u128,
 }
 
+const REGISTRY_NEEDED: &str = "name the token registry; `hokusai contracts deploy` makes one and prints its address";
+const KEY_NEEDED: &str = "give the private key of the deployer account, 32 bytes in hex";
 const NEEDED: &str = "name the JSON-RPC address of an EVM node (only `demo` and `dev` bring a chain of their own)";
 
 impl ChainConfig {
     pub(crate) fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
-        let registry = env
-            .required("HOKUSAI_REGISTRY_ADDRESS", "name the token registry; `hokusai contracts deploy` makes one and prints its address")?;
+        let registry = env.required("HOKUSAI_REGISTRY_ADDRESS", REGISTRY_NEEDED)?;
         Ok(Self {
             providers: Self::providers(env)?,
             registry,
@@ -28,6 +29,12 @@ impl ChainConfig {
             finality: Self::finality(env)?,
             max_fee_per_gas_wei: Self::max_fee_per_gas_wei(env)?,
         })
+    }
+
+    /// What a worker needs and does not find, all of it: who sets up a worker wants to know at once.
+    pub(crate) fn missing_for_worker(env: &Env<'_>) -> Vec<ConfigError> {
+        let needed = [("WEB3_PROVIDER_URL", NEEDED), ("DEPLOYER_PRIVATE_KEY", KEY_NEEDED), ("HOKUSAI_REGISTRY_ADDRESS", REGISTRY_NEEDED)];
+        needed.into_iter().filter(|(name, _)| env.text(name).is_none()).map(|(name, why)| missing(name, why)).collect()
     }
 
     pub(crate) fn providers(env: &Env<'_>) -> Result<Vec<Url>, ConfigError> {
@@ -44,7 +51,7 @@ impl ChainConfig {
 
     pub(crate) fn deployer_key(env: &Env<'_>) -> Result<Secret, ConfigError> {
         env.secret("DEPLOYER_PRIVATE_KEY")
-            .ok_or_else(|| missing("DEPLOYER_PRIVATE_KEY", "give the private key of the deployer account, 32 bytes in hex"))
+            .ok_or_else(|| missing("DEPLOYER_PRIVATE_KEY", KEY_NEEDED))
     }
 
     pub(crate) fn chain_id(env: &Env<'_>) -> Result<Option<u64>, ConfigError> {

@@ -16,7 +16,11 @@ const EDGES: &[(&str, &[&str])] = &[
 #[test]
 fn dependencies_point_one_way() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let output = Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--no-deps", "--offline"]).current_dir(root).output().unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(root)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let edges: BTreeMap<&str, Vec<&str>> = metadata["packages"].as_array().unwrap().iter().map(edges).collect();

@@ -114,7 +114,11 @@ pub(crate) struct Lists {
 
 impl Lists {
     pub(crate) fn of(redis: &Redis) -> Self {
-        Self { connection: redis::Client::open(redis.url()).unwrap().get_connection().unwrap() }
+        Self::at(&redis.url())
+    }
+
+    pub(crate) fn at(url: &str) -> Self {
+        Self { connection: redis::Client::open(url).unwrap().get_connection().unwrap() }
     }
 
     pub(crate) fn query<T: redis::FromRedisValue>(&mut self, command: &str, args: &[&[u8]]) -> T {

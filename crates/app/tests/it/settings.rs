@@ -68,6 +68,10 @@ async fn a_worker_without_settings_takes_nothing() {
         let complaint = whole().with(name, "").run(&["worker"]).failed(1);
         assert!(complaint.contains(&format!("{name}: is not set")), "{complaint}");
     }
+    let complaint = Place::new().with("REDIS_URL", redis.url()).run(&["worker"]).failed(1);
+    for name in ["WEB3_PROVIDER_URL", "DEPLOYER_PRIVATE_KEY", "HOKUSAI_REGISTRY_ADDRESS"] {
+        assert!(complaint.contains(&format!("{name}: is not set")), "all that is missing is told at once: {complaint}");
+    }
     for (name, value) in [
         ("WEB3_PROVIDER_URL", "ftp://somewhere"),
         ("DEPLOYER_PRIVATE_KEY", "0x1234"),
