@@ -18,8 +18,8 @@ import {TokenCode} from "./TokenCode.sol";
 ///
 /// Exactly once. A token's address is CREATE2 of this registry, the symbol key and one constant init code, so a symbol
 /// has one address and that address can be created once. Whether it has been is asked of its code, before creating.
-/// The init code reads the token's code back from this contract (`tokenUnderConstruction`), which holds it in
-/// transient storage for the length of that one creation: what the token carries does not change where it is.
+/// The init code asks this contract for the token's code (`fallback`), which is held in transient storage for the
+/// length of that one creation: what the token carries does not change where it is.
 ///
 /// What is stored. The first version of a token is in the token's code and nowhere in storage. From the second version
 /// on, a version has one slot in `_versionNumbers` and the token has one in `_latest`.
@@ -60,6 +60,9 @@ contract ModelTokenRegistry is IModelTokenRegistry, Ownable2Step, Pausable {
 
     /// @notice An initial supply needs somebody to get it, and nobody gets nothing.
     error InitialSupplyWithoutRecipient(uint256 supply, address recipient);
+
+    /// @notice This contract has no such function.
+    error UnknownFunction();
 
     /// @notice Without an owner nobody could take a lost deployer key's role away.
     error OwnerRequired();
@@ -240,25 +243,22 @@ contract ModelTokenRegistry is IModelTokenRegistry, Ownable2Step, Pausable {
 
     // ---- Identities ----
 
-    /// @dev Reads the token's code back from its creator, by `tokenUnderConstruction`, and returns it. It has no
-    /// arguments, so it is the same for every token.
+    /// @dev Asks its creator, by a call without data, for the code to become, and becomes it. It has no arguments, so it
+    /// is the same for every token.
     ///
-    ///     PUSH4 selector  PUSH0 MSTORE                          the calldata, in the last four bytes of the first word
-    ///     PUSH0 PUSH0 PUSH1 4 PUSH1 28 CALLER GAS STATICCALL    ask the creator
-    ///     RETURNDATASIZE PUSH0 PUSH0 RETURNDATACOPY             its answer: offset, length, code
+    ///     PUSH0 PUSH0 PUSH0 PUSH0 CALLER GAS STATICCALL         ask the creator
+    ///     RETURNDATASIZE PUSH0 PUSH0 RETURNDATACOPY             its answer
     ///     PUSH1 ok JUMPI PUSH0 PUSH0 REVERT
-    ///     ok: JUMPDEST PUSH1 32 MLOAD PUSH1 64 RETURN           the code alone
+    ///     ok: JUMPDEST RETURNDATASIZE PUSH0 RETURN
     function _initCode() private pure returns (bytes memory) {
-        return bytes.concat(
-            hex"63",
-            ModelTokenRegistry.tokenUnderConstruction.selector,
-            hex"5f52_5f5f6004601c335afa_3d5f5f3e_601a57_5f5ffd_5b_6020516040f3"
-        );
+        return hex"5f5f5f5f335afa_3d5f5f3e_601157_5f5ffd_5b_3d5ff3";
     }
 
-    /// @notice The code of the token that is being created at this moment. Empty at any other time, and to anybody
-    /// who asks.
-    function tokenUnderConstruction() external view returns (bytes memory code) {
+    /// @notice A call without data is answered with the code of the token that is being created at this moment: with
+    /// nothing at any other time, and to anybody who asks.
+    /// @dev Not a function of its own, for each creation would pay for finding it and for packing its answer.
+    fallback(bytes calldata data) external returns (bytes memory) {
+        require(data.length == 0, UnknownFunction());
         return LibTransient.tBytes(TOKEN_UNDER_CONSTRUCTION).get();
     }
 

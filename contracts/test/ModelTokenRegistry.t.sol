@@ -24,7 +24,8 @@ contract ModelTokenRegistryTest {
         vm.assertEq(registry.tokenOf(record.symbol), predicted, "address");
         vm.assertEq(registry.versionNumber(Records.versionId(record)), 1, "number");
         _assertCarries(ModelToken(predicted), record);
-        vm.assertEq(registry.tokenUnderConstruction().length, 0, "nothing is left in transient storage");
+        (bool answered, bytes memory code) = address(registry).staticcall("");
+        vm.assertTrue(answered && code.length == 0, "nothing is left under construction");
     }
 
     function test_texts_as_long_as_they_may_be_are_carried_and_recognised() public {
@@ -143,6 +144,14 @@ contract ModelTokenRegistryTest {
         vm.expectPartialRevert(bytes4(keccak256("NotRegistry(address)")));
         vm.prank(stranger);
         ModelToken(token).mintInitialSupply(stranger, 1);
+    }
+
+    function testFuzz_a_call_of_no_function_is_an_error(bytes memory data) public {
+        bytes memory unknown = bytes.concat(hex"ffffffff", data);
+        (bool answered, bytes memory reason) = address(registry).call(unknown);
+        vm.assertTrue(!answered && bytes4(reason) == ModelTokenRegistry.UnknownFunction.selector, "long");
+        (answered, reason) = address(registry).call(hex"00");
+        vm.assertTrue(!answered && bytes4(reason) == ModelTokenRegistry.UnknownFunction.selector, "short");
     }
 
     function testFuzz_code_that_is_no_token_has_no_version(bytes memory code) public {

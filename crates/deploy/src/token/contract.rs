@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use alloy::{
     primitives::{Address, B256, Bytes, U256, hex, keccak256},
     sol,
-    sol_types::{SolCall, SolConstructor, SolValue},
+    sol_types::{SolConstructor, SolValue},
 };
 use serde::Deserialize;
 
@@ -31,7 +31,6 @@ mod bindings {
                 uint256 initialSupply,
                 address initialSupplyRecipient
             );
-            function tokenUnderConstruction() external view returns (bytes memory code);
             function tokenImplementation() external view returns (address);
             function initialSupply() external view returns (uint256);
             function initialSupplyRecipient() external view returns (address);
@@ -60,11 +59,7 @@ pub use bindings::{IModelToken, IModelTokenRegistry, ModelTokenRegistry};
 pub static INTERFACE_VERSION: LazyLock<B256> = LazyLock::new(|| keccak256("hokusai.IModelTokenRegistry.1"));
 
 /// The init code of every token of our registry: it asks its creator for the code to become. The contract says how.
-static TOKEN_INIT_CODE_HASH: LazyLock<B256> = LazyLock::new(|| {
-    let asks_its_creator = hex!("5f525f5f6004601c335afa3d5f5f3e601a575f5ffd5b6020516040f3");
-    let selector = ModelTokenRegistry::tokenUnderConstructionCall::SELECTOR;
-    keccak256([&[0x63][..], &selector, &asks_its_creator].concat())
-});
+static TOKEN_INIT_CODE_HASH: LazyLock<B256> = LazyLock::new(|| keccak256(hex!("5f5f5f5f335afa3d5f5f3e6011575f5ffd5b3d5ff3")));
 
 /// Identifies a symbol: Keccak-256 of its lower-cased form.
 pub fn symbol_key(symbol: &str) -> B256 {

@@ -139,8 +139,8 @@ fn longest(symbol: &str, version: char) -> TokenRequest {
         model_id: "i".repeat(1024),
         mlflow_run_id: "r".repeat(256),
         metric_name: "m".repeat(256),
-        baseline_value: 1.234_567_890_123_456_7e20,
-        current_value: 1.634_567_890_123_456_7e20,
+        baseline_value: 1.234_567_890_123_456e20,
+        current_value: 1.634_567_890_123_456e20,
         ..request(symbol, "")
     }
 }
@@ -149,7 +149,8 @@ fn longest(symbol: &str, version: char) -> TokenRequest {
 async fn what_fits_a_transaction_stays_under_the_gas_cap() {
     let chain = Chain::start().await;
     let symbol = |number: usize| format!("{number:03}{}", "S".repeat(61));
-    let kinds: [(&str, fn(&str) -> TokenRequest); 5] = [
+    type Make = fn(&str) -> TokenRequest;
+    let kinds: [(&str, Make); 5] = [
         ("usual first versions", |symbol| request(symbol, "1")),
         ("usual later versions", |symbol| request(symbol, "2")),
         ("longest first versions", |symbol| longest(&symbol.to_lowercase().replace('s', "t"), 'v')),
