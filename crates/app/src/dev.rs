@@ -6,7 +6,7 @@ use alloy::primitives::Address;
 use anyhow::{Context as _, bail};
 use hokusai_db::Database;
 use hokusai_deploy::{
-    FeePolicy, LocalSigner, Node, RegistryPlan, Signer, check_chain, deploy_registry,
+    FeePolicy, LocalSigner, Node, RegistryPlan, SenderConfig, Signer, check_chain, deploy_registry,
     embedded::{DEV_KEYS, EmbeddedChain, EmbeddedConfig, EmbeddedTransport},
     token::RegistryArguments,
 };
@@ -23,9 +23,11 @@ use crate::{
     worker::{self, WorkerParts},
 };
 
-/// Blocks are cheap here and fees play money.
 /// A block is made as soon as a transaction comes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Nobody else may use this chain, so after a crash there is nobody to wait for.
+const ACCOUNT_LEASE: Duration = Duration::from_secs(3);
+/// Blocks are cheap here and fees play money.
 const MAX_FEE_PER_GAS_WEI: u128 = 1_000_000_000_000;
 
 pub(crate) async fn run(env: &Env<'static>) -> anyhow::Result<()> {
@@ -73,6 +75,8 @@ pub(crate) async fn start_pipeline(
     let db = assembly.database()?.clone();
     let parts = ServerParts { db: db.clone(), queues: assembly.queues.clone(), config: assembly.queue_config.clone(), mlflow };
     let server = server::start(tasks, parts).await?;
+    let mut sender = SenderConfig { lease: ACCOUNT_LEASE, ..SenderConfig::new(facts.finality) };
+    sender.fees.max_fee_per_gas_wei = MAX_FEE_PER_GAS_WEI;
     let parts = WorkerParts {
         db,
         queue: assembly.queue(None)?,
@@ -80,8 +84,8 @@ pub(crate) async fn start_pipeline(
         node: node.clone(),
         signer,
         registry,
-        facts,
-        max_fee_per_gas_wei: MAX_FEE_PER_GAS_WEI,
+        chain_id: facts.chain_id,
+        sender,
         nudge: server.nudge.clone(),
         max_retries: assembly.queue_config.max_retries,
     };

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::Address;
 use anyhow::Context as _;
-use hokusai_deploy::{ChainFacts, HttpOptions, LocalSigner, Node, Signer, Unfitting, check_chain};
+use hokusai_deploy::{ChainFacts, HttpOptions, LocalSigner, Node, SenderConfig, Signer, Unfitting, check_chain};
 use hokusai_queue::{
     ConsumerConfig, LeaseTerms, Queue,
     reaper::{self, ReaperConfig},
@@ -61,6 +61,8 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     log_stats(queue.as_ref()).await;
 
     server::subscribe_others(&db, &assembly.queue_config).await?;
+    let mut sender = SenderConfig::new(facts.finality);
+    sender.fees.max_fee_per_gas_wei = config.max_fee_per_gas_wei;
     let nudge = Nudge::new();
     server::start_relay(&mut tasks, db.clone(), assembly.queues.clone(), nudge.clone());
     start_reaper(&mut tasks, Arc::clone(&queue), &assembly.queue_config);
@@ -71,8 +73,8 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
         node,
         signer,
         registry,
-        facts,
-        max_fee_per_gas_wei: config.max_fee_per_gas_wei,
+        chain_id: facts.chain_id,
+        sender,
         nudge,
         max_retries: assembly.queue_config.max_retries,
     };

@@ -20,11 +20,15 @@ use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::Address;
 use hokusai_db::Database;
-use hokusai_deploy::{ChainFacts, Ledger, Node, Sender, SenderConfig, Signer};
+use hokusai_deploy::{Ledger, Node, Sender, SenderConfig, Signer};
 use hokusai_queue::{Consumer, ConsumerConfig, Queue};
 use hokusai_registry::Nudge;
 
-use self::{handler::{DeployHandler, HandlerParts}, held::Held, journal::RegistryJournal};
+use self::{
+    handler::{DeployHandler, HandlerParts},
+    held::Held,
+    journal::RegistryJournal,
+};
 use crate::tasks::Tasks;
 
 /// How often held messages are compared with the ledger, for what another process settled there.
@@ -38,8 +42,8 @@ pub(crate) struct WorkerParts {
     pub(crate) node: Node,
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) registry: Address,
-    pub(crate) facts: ChainFacts,
-    pub(crate) max_fee_per_gas_wei: u128,
+    pub(crate) chain_id: u64,
+    pub(crate) sender: SenderConfig,
     /// Woken when a `model_deployed` event was committed.
     pub(crate) nudge: Nudge,
     /// `max_retries` of the messages it emits.
@@ -51,10 +55,8 @@ pub(crate) fn start(tasks: &mut Tasks, parts: WorkerParts) -> anyhow::Result<()>
     let consumer = Consumer::new(Arc::clone(&parts.queue), parts.consumer.clone())?;
     let held = Arc::new(Held::new(consumer.holder()));
     let journal = Arc::new(RegistryJournal::new(parts.queue.name(), parts.max_retries, parts.nudge.clone(), Arc::clone(&held)));
-    let ledger = Ledger::new(parts.db.clone(), parts.facts.chain_id, parts.registry, journal);
-    let mut sender_config = SenderConfig::new(parts.facts.finality);
-    sender_config.fees.max_fee_per_gas_wei = parts.max_fee_per_gas_wei;
-    let sender = Sender::new(ledger.clone(), parts.node, parts.signer, sender_config);
+    let ledger = Ledger::new(parts.db.clone(), parts.chain_id, parts.registry, journal);
+    let sender = Sender::new(ledger.clone(), parts.node, parts.signer, parts.sender);
     let handler = Arc::new(DeployHandler::new(HandlerParts {
         ledger: ledger.clone(),
         db: parts.db,
