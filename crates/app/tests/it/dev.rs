@@ -211,7 +211,9 @@ async fn a_registration_of_what_is_deployed_already_becomes_deployed() {
     let mut role = dev.start().await;
     let body = request("late-model", 1, "LATE");
     let mut message = dev.place.run(&["message", "example", "model_ready_to_deploy"]).json();
-    for (field, value) in [("model_id", "late-model/1/LATE"), ("model_name", "late-model"), ("model_version", "1"), ("token_symbol", "LATE")] {
+    for (field, value) in
+        [("model_id", "late-model/1/LATE"), ("model_name", "late-model"), ("model_version", "1"), ("token_symbol", "LATE")]
+    {
         message["payload"][field] = value.into();
     }
     dev.place.run_with(&["publish"], message.to_string().as_bytes()).ok();
