@@ -60,10 +60,9 @@ pub fn read_outcomes<'a>(
     let mut outcomes = Vec::with_capacity(requests.len());
     for log in logs.into_iter().filter(|log| log.address == registry) {
         let item = outcomes.len();
-        match IModelTokenRegistryEvents::decode_log(log).map(|log| log.data) {
-            Ok(event) => outcomes.extend(outcome(item, requests.get(item), event)?),
-            // Ours emits nothing else while registering; a registry that somebody brought may.
-            Err(_) => {}
+        // Ours emits nothing else while registering; a registry that somebody brought may.
+        if let Ok(event) = IModelTokenRegistryEvents::decode_log(log) {
+            outcomes.extend(outcome(item, requests.get(item), event.data)?);
         }
     }
     if outcomes.len() == requests.len() {
