@@ -11,11 +11,14 @@ use serde_json::{Map, Value};
 use crate::event::Event;
 use crate::field::{Field, Kind, Need, check_fields};
 use crate::invalid::Invalid;
-use crate::json::{self, MAX_MESSAGE_BYTES};
+use crate::json::{self, MAX_DEPTH, MAX_MESSAGE_BYTES};
 use crate::timestamp::Timestamp;
 
 /// What our messages leave free below [`MAX_MESSAGE_BYTES`], so that counters can grow on the way without making them unreadable.
 const HEADROOM_BYTES: usize = 1_024;
+
+/// Room for most of our messages, so that writing one does not move it.
+const USUAL_BYTES: usize = 1_536;
 
 /// The fields of the envelope.
 pub const ENVELOPE_FIELDS: &[Field] = &[
@@ -87,27 +90,44 @@ impl Envelope {
 
     /// A new message about `event`, with everything that our messages always have. What it emits obeys the type's table.
     pub fn new(message_id: String, correlation_id: String, at: jiff::Timestamp, max_retries: u32, event: &Event) -> Result<Self, Invalid> {
-        if message_id.is_empty() {
-            return Err(Invalid::new("message_id", "must not be empty"));
-        }
-        let payload = to_raw_value(&event.emitted(at, &correlation_id)?).map_err(|error| Invalid::new("payload", error.to_string()))?;
-        json::scan(payload.get().as_bytes()).map_err(|invalid| Invalid { field: format!("payload.{}", invalid.field), ..invalid })?;
+        let event = emitted(&message_id, &correlation_id, at, event.clone())?;
         let envelope = Self {
             message_id,
             message_type: event.message_type().to_string(),
             timestamp: Timestamp::new(at),
-            payload,
+            payload: to_raw_value(&event.payload()).map_err(|error| Invalid::new("payload", error.to_string()))?,
             retry_count: 0,
             max_retries: Some(max_retries),
             correlation_id: Some(correlation_id),
             unknown: Vec::new(),
         };
-        let length = envelope.to_bytes().len();
-        if length > MAX_MESSAGE_BYTES - HEADROOM_BYTES {
-            let most = MAX_MESSAGE_BYTES - HEADROOM_BYTES;
-            return Err(Invalid::whole(format!("would be {length} bytes long; at most {most} are emitted")));
-        }
+        check_emitted(&envelope.to_bytes(), &event)?;
         Ok(envelope)
+    }
+
+    /// The bytes of [`Envelope::new`], written once, for whoever keeps nothing else of it.
+    pub fn new_bytes(
+        message_id: &str,
+        correlation_id: &str,
+        at: jiff::Timestamp,
+        max_retries: u32,
+        event: Event,
+    ) -> Result<Vec<u8>, Invalid> {
+        let event = emitted(message_id, correlation_id, at, event)?;
+        let layout = Layout {
+            message_id,
+            message_type: event.message_type().as_str(),
+            timestamp: Timestamp::new(at),
+            payload: &event.payload(),
+            retry_count: 0,
+            max_retries: Some(max_retries),
+            correlation_id,
+            unknown: &[],
+        };
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        serde_json::to_writer(&mut bytes, &layout).map_err(|error| Invalid::new("payload", error.to_string()))?;
+        check_emitted(&bytes, &event)?;
+        Ok(bytes)
     }
 
     /// The message as JSON on one line, unless the payload received has line breaks.
@@ -127,20 +147,70 @@ impl Envelope {
     }
 }
 
+/// `event` with everything that we always emit, obeying its table.
+fn emitted(message_id: &str, correlation_id: &str, at: jiff::Timestamp, event: Event) -> Result<Event, Invalid> {
+    if message_id.is_empty() {
+        return Err(Invalid::new("message_id", "must not be empty"));
+    }
+    event.emitted(at, correlation_id)
+}
+
+/// What obeys its table may still be too deep or too long. Text, numbers and keys need no second look: their types hold
+/// nothing that cannot be read again.
+fn check_emitted(bytes: &[u8], event: &Event) -> Result<(), Invalid> {
+    // The payload is one level down.
+    if !event.nests_within(MAX_DEPTH - 1) {
+        json::scan(bytes)?;
+    }
+    let (length, most) = (bytes.len(), MAX_MESSAGE_BYTES - HEADROOM_BYTES);
+    if length > most {
+        return Err(Invalid::whole(format!("would be {length} bytes long; at most {most} are emitted")));
+    }
+    Ok(())
+}
+
 impl Serialize for Envelope {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let layout = Layout {
+            message_id: &self.message_id,
+            message_type: &self.message_type,
+            timestamp: self.timestamp,
+            payload: &*self.payload,
+            retry_count: self.retry_count,
+            max_retries: self.max_retries,
+            correlation_id: self.correlation(),
+            unknown: &self.unknown,
+        };
+        layout.serialize(serializer)
+    }
+}
+
+/// An envelope as it is written.
+struct Layout<'e, P: ?Sized> {
+    message_id: &'e str,
+    message_type: &'e str,
+    timestamp: Timestamp,
+    payload: &'e P,
+    retry_count: u32,
+    max_retries: Option<u32>,
+    correlation_id: &'e str,
+    unknown: &'e [(String, Box<RawValue>)],
+}
+
+impl<P: Serialize + ?Sized> Serialize for Layout<'_, P> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("message_id", &self.message_id)?;
-        map.serialize_entry("message_type", &self.message_type)?;
+        map.serialize_entry("message_id", self.message_id)?;
+        map.serialize_entry("message_type", self.message_type)?;
         map.serialize_entry("timestamp", &self.timestamp)?;
-        map.serialize_entry("payload", &self.payload)?;
+        map.serialize_entry("payload", self.payload)?;
         map.serialize_entry("retry_count", &self.retry_count)?;
         // Never null: consumers that declare a plain integer would refuse it.
         if let Some(max_retries) = self.max_retries {
             map.serialize_entry("max_retries", &max_retries)?;
         }
-        map.serialize_entry("correlation_id", self.correlation())?;
-        for (key, value) in &self.unknown {
+        map.serialize_entry("correlation_id", self.correlation_id)?;
+        for (key, value) in self.unknown {
             map.serialize_entry(key, value)?;
         }
         map.end()

@@ -165,23 +165,41 @@ impl Event {
         each!(self, payload => &payload.token_symbol)
     }
 
-    /// The payload that we emit: with everything that is always emitted, checked against the table.
-    pub(crate) fn emitted(&self, at: jiff::Timestamp, correlation_id: &str) -> Result<Map<String, Value>, Invalid> {
-        let mut event = self.clone();
-        each!(&mut event, payload => {
+    /// The event as we emit it: with everything that is always emitted, checked against the table.
+    pub(crate) fn emitted(mut self, at: jiff::Timestamp, correlation_id: &str) -> Result<Self, Invalid> {
+        each!(&mut self, payload => {
             payload.timestamp.get_or_insert(Timestamp::new(at));
             payload.message_version.get_or_insert_with(|| MESSAGE_VERSION.to_owned());
             payload.correlation_id = Some(correlation_id.to_owned());
         });
-        event.complete_metrics()?;
-        let value = each!(&event, payload => serde_json::to_value(payload));
-        let Ok(Value::Object(mut object)) = value else {
-            return Err(Invalid::new("payload", "cannot be written as JSON"));
-        };
-        match check_fields(self.message_type().fields(), &mut object, PAYLOAD).into_iter().next() {
-            Some(invalid) => Err(invalid),
-            None => Ok(object),
+        self.complete_metrics()?;
+        each!(&self, payload => payload.check()).map_err(in_payload)?;
+        Ok(self)
+    }
+
+    /// The payload alone, to be written.
+    pub(crate) fn payload(&self) -> impl Serialize {
+        struct Payload<'e>(&'e Event);
+        impl Serialize for Payload<'_> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                each!(self.0, payload => payload.serialize(serializer))
+            }
         }
+        Payload(self)
+    }
+
+    /// Whether the payload has at most so many levels, itself the first.
+    pub(crate) fn nests_within(&self, levels: usize) -> bool {
+        let inner = levels.saturating_sub(1);
+        let unknown = each!(self, payload => &payload.unknown);
+        let measured = match self {
+            Self::ModelReadyToDeploy(ready) => ready.performance_data.as_ref(),
+            _ => None,
+        };
+        // The tables' own fields have two levels.
+        inner > 0
+            && unknown.values().all(|value| json::nests_within(value, inner))
+            && measured.is_none_or(|data| data.values().all(|value| json::nests_within(value, inner - 1)))
     }
 
     fn complete_metrics(&mut self) -> Result<(), Invalid> {
@@ -222,10 +240,13 @@ fn supply_current_value(object: &mut Map<String, Value>) {
     }
 }
 
+fn in_payload(invalid: Invalid) -> Invalid {
+    Invalid { field: format!("{PAYLOAD}{}", invalid.field), ..invalid }
+}
+
 /// `serde_json` would write a number that is not finite as null, so it must be refused before.
 fn complete_improvement(stated: &mut Option<f64>, direction: MetricDirection, baseline: f64, current: f64) -> Result<(), Invalid> {
-    let verdict =
-        judge(direction, baseline, current).map_err(|invalid| Invalid { field: format!("{PAYLOAD}{}", invalid.field), ..invalid })?;
+    let verdict = judge(direction, baseline, current).map_err(in_payload)?;
     match *stated {
         Some(stated) => crate::check_finite(stated, "payload.improvement_percentage"),
         None => {

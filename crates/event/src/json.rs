@@ -23,6 +23,10 @@ pub const MAX_DEPTH: usize = 100;
 
 /// Reads a JSON object as strictly as messages are read, for request bodies and payload files.
 pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Invalid> {
+    if let Some(Value::Object(object)) = read_strictly(bytes) {
+        return Ok(object);
+    }
+    // Something is wrong, and only the walk can say what and where.
     match serde_json::from_str(scan(bytes)?) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(other) => Err(Invalid::whole(format!("must be a JSON object, is {}", kind_of(&other)))),
@@ -41,6 +45,16 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<&str, Invalid> {
             let field = walk(bytes).err().map(|invalid| invalid.field).unwrap_or_default();
             Err(Invalid::new(field, format!("is not UTF-8 at byte {} of the message", error.valid_up_to())))
         }
+    }
+}
+
+/// Whether `value` has at most so many levels of objects and arrays.
+pub(crate) fn nests_within(value: &Value, levels: usize) -> bool {
+    match (value, levels.checked_sub(1)) {
+        (Value::Array(items), Some(inner)) => items.iter().all(|item| nests_within(item, inner)),
+        (Value::Object(object), Some(inner)) => object.values().all(|value| nests_within(value, inner)),
+        (Value::Array(_) | Value::Object(_), None) => false,
+        _ => true,
     }
 }
 
@@ -89,6 +103,85 @@ fn walk(bytes: &[u8]) -> Result<(), Invalid> {
         let problem = trail.problem.unwrap_or_else(|| problem_of(&error, bytes));
         Invalid::new(path_of(&trail.steps), problem)
     })
+}
+
+/// Reads in one pass what [`walk`] finds nothing wrong with, and `None` of anything else.
+fn read_strictly(bytes: &[u8]) -> Option<Value> {
+    let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= MAX_MESSAGE_BYTES)?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Strict { depth: 0 }.deserialize(&mut reader).ok()?;
+    reader.end().ok()?;
+    Some(value)
+}
+
+/// Builds a value by the rules of [`Walk`].
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn inner<E: serde::de::Error>(self) -> Result<Self, E> {
+        if self.depth < MAX_DEPTH { Ok(Self { depth: self.depth + 1 }) } else { Err(E::custom("too deep")) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut object = Map::new();
+        while let Some(key) = map.next_key()? {
+            if object.insert(key, map.next_value_seed(inner)?).is_some() {
+                return Err(serde::de::Error::custom("a key twice"));
+            }
+        }
+        Ok(Value::Object(object))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element_seed(inner)? {
+            array.push(item);
+        }
+        Ok(Value::Array(array))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Value, E> {
+        serde_json::Number::from_f64(number).map(Value::Number).ok_or_else(|| E::custom("not finite"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(text.into())
+    }
+    fn visit_bool<E>(self, truth: bool) -> Result<Value, E> {
+        Ok(truth.into())
+    }
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
 }
 
 /// Where the walk failed, and why if the fault is not one of syntax.

@@ -11,9 +11,10 @@ use serde_json::{Map, Value};
 use crate::baseline::MetricDirection;
 use crate::field::{
     EXPERIMENT_NAME_MAX_CHARS, Field, Kind, METRIC_NAME_MAX_CHARS, MODEL_ID_MAX_CHARS, MODEL_NAME_MAX_CHARS, MODEL_VERSION_MAX_CHARS, Need,
-    REASON_MAX_CHARS, RUN_ID_MAX_CHARS, WHOLE_MAX,
+    REASON_MAX_CHARS, RUN_ID_MAX_CHARS, Typed, WHOLE_MAX,
 };
 use crate::identity::{Address, TokenSymbol, VersionKey};
+use crate::invalid::Invalid;
 use crate::timestamp::Timestamp;
 
 const ID: Kind = Kind::AnyText { min: 1 };
@@ -79,6 +80,17 @@ macro_rules! payload {
                 $(Field { name: stringify!($emitted), need: Need::Emitted, kind: $emitted_kind, about: $emitted_about },)*
                 $(Field { name: stringify!($optional), need: Need::Optional, kind: $optional_kind, about: $optional_about },)*
             ];
+
+            /// Checks what the types do not rule out; the first problem is the error.
+            pub(crate) fn check(&self) -> Result<(), Invalid> {
+                $(Typed::check(&self.$required, $required_kind, stringify!($required))?;)*
+                $(self.$emitted.as_ref().map_or(Ok(()), |value| Typed::check(value, $emitted_kind, stringify!($emitted)))?;)*
+                $(self.$optional.as_ref().map_or(Ok(()), |value| Typed::check(value, $optional_kind, stringify!($optional)))?;)*
+                match self.unknown.keys().find(|key| Self::FIELDS.iter().any(|field| field.name == *key)) {
+                    Some(key) => Err(Invalid::new(key.as_str(), "is given twice: it is a field of its own")),
+                    None => Ok(()),
+                }
+            }
 
             /// What makes two payloads speak of the same model version.
             pub fn version_key(&self) -> VersionKey {

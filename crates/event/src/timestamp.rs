@@ -28,6 +28,27 @@ impl Timestamp {
         Self(jiff::Timestamp::from_microsecond(micros).unwrap_or(at).max(first()))
     }
 
+    /// The one form. By hand, because every message has several and general formatting costs as much as the rest of it.
+    fn written(self) -> [u8; 32] {
+        let civil = TimeZone::UTC.to_datetime(self.0);
+        let mut text = *b"0000-00-00T00:00:00.000000+00:00";
+        let mut put = |end: usize, digits: usize, number: i32| {
+            let mut number = number.unsigned_abs();
+            for digit in text[end - digits..end].iter_mut().rev() {
+                *digit = b'0' + (number % 10) as u8;
+                number /= 10;
+            }
+        };
+        put(4, 4, civil.year().into());
+        put(7, 2, civil.month().into());
+        put(10, 2, civil.day().into());
+        put(13, 2, civil.hour().into());
+        put(16, 2, civil.minute().into());
+        put(19, 2, civil.second().into());
+        put(26, 6, civil.subsec_nanosecond() / 1_000);
+        text
+    }
+
     /// The same moment for arithmetic.
     pub fn at(self) -> jiff::Timestamp {
         self.0
@@ -42,7 +63,7 @@ impl From<jiff::Timestamp> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.0.strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00"))
+        formatter.write_str(std::str::from_utf8(&self.written()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -55,7 +76,7 @@ impl std::str::FromStr for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(std::str::from_utf8(&self.written()).map_err(serde::ser::Error::custom)?)
     }
 }
 

@@ -118,7 +118,16 @@ fn a_new_message_obeys_the_rules_it_is_read_by() {
     let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
     let mut ready = good.clone();
     ready.unknown.insert("deep".into(), deep);
-    assert!(new(&ready.into()).unwrap_err().problem.contains("levels deep"));
+    assert!(new(&ready.clone().into()).unwrap_err().problem.contains("levels deep"));
+    let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    // The envelope and the payload are the other two.
+    ready.unknown.insert("deep".into(), nested(hokusai_event::MAX_DEPTH - 2));
+    let deepest = new(&ready.clone().into()).unwrap();
+    assert!(check_message(&deepest.to_bytes()).is_ok());
+    ready.unknown.insert("deep".into(), nested(hokusai_event::MAX_DEPTH - 1));
+    assert!(new(&ready.clone().into()).unwrap_err().field.starts_with("payload.deep[0]"));
+    ready.unknown = [("tags".to_owned(), json!({}))].into_iter().collect();
+    assert_eq!(new(&ready.into()).unwrap_err().field, "payload.tags");
     let nameless = Envelope::new(String::new(), String::new(), jiff::Timestamp::UNIX_EPOCH, 3, &good.into());
     assert_eq!(nameless.unwrap_err().field, "message_id");
 }
@@ -131,6 +140,8 @@ fn every_type_survives_the_way_there_and_back() {
         let envelope = new(&event).unwrap();
         let (read, read_event) = check_message(&envelope.to_bytes()).unwrap();
         assert_eq!(read.to_bytes(), envelope.to_bytes());
+        let at = envelope.timestamp.at();
+        assert_eq!(Envelope::new_bytes("m-1", "c-1", at, 3, event.clone()), Ok(envelope.to_bytes()));
         assert_eq!(read_event.message_type(), message_type);
         assert_eq!(read_event.model_id(), event.model_id());
         assert_eq!(new(&read_event).unwrap().to_bytes(), envelope.to_bytes());
