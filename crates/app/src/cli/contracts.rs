@@ -5,9 +5,12 @@ use std::time::Duration;
 use alloy::primitives::Address;
 use anyhow::Context as _;
 use clap::Subcommand;
-use hokusai_deploy::{DeployedRegistry, FeePolicy, HttpOptions, Node, RegistryPlan, check_node, deploy_registry, token::RegistryArguments};
+use hokusai_deploy::{
+    DeployedRegistry, FeePolicy, HttpOptions, Node, RegistryPlan, check_node, deploy_registry,
+    token::{RegistryArguments, standard_json_input},
+};
 
-use super::output::Format;
+use super::output::{Format, print_line};
 use crate::{
     config::{ChainConfig, Env},
     roles,
@@ -29,6 +32,8 @@ pub(crate) enum ContractsCommand {
         #[command(flatten)]
         format: Format,
     },
+    /// Print the standard-JSON input of the compiler, with which block explorers verify the contracts
+    StandardJson,
 }
 
 fn address(text: &str) -> Result<Address, String> {
@@ -37,7 +42,23 @@ fn address(text: &str) -> Result<Address, String> {
 }
 
 pub(crate) async fn run(command: ContractsCommand, env: &Env<'_>) -> anyhow::Result<()> {
-    let ContractsCommand::Deploy { owner, controller, timeout, format } = command;
+    match command {
+        ContractsCommand::StandardJson => print_line(standard_json_input().trim_end()),
+        ContractsCommand::Deploy { owner, controller, timeout, format } => {
+            let deployment = RegistryRequest { owner, controller, patience: Duration::from_secs(timeout) };
+            deploy(&deployment, format, env).await
+        }
+    }
+}
+
+struct RegistryRequest {
+    owner: Address,
+    controller: Address,
+    patience: Duration,
+}
+
+async fn deploy(request: &RegistryRequest, format: Format, env: &Env<'_>) -> anyhow::Result<()> {
+    let RegistryRequest { owner, controller, patience } = *request;
     let providers = ChainConfig::providers(env)?;
     let signer = roles::signer(env)?;
     let node = Node::http(&providers, &HttpOptions::default()).context("WEB3_PROVIDER_URL")?;
@@ -46,7 +67,7 @@ pub(crate) async fn run(command: ContractsCommand, env: &Env<'_>) -> anyhow::Res
         arguments: RegistryArguments { owner, controller, deployer: signer.address(), initial_supply: None },
         one_key_for_all: false,
         fees: FeePolicy { max_fee_per_gas_wei: ChainConfig::max_fee_per_gas_wei(env)?, ..FeePolicy::default() },
-        patience: Duration::from_secs(timeout),
+        patience,
     };
     let deployed = deploy_registry(&node, signer.as_ref(), &plan).await?;
     format.print(&deployed, |deployed| describe(deployed, facts.chain_id))
