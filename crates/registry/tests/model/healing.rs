@@ -9,9 +9,10 @@ use std::{
 };
 
 use crate::{
+    consumers::{Foreign, Ours},
     lane::{Lane, Step},
     redis::{Entry, MESSAGES, Time},
-    world::{Action, Foreign, Ours, Reply, State, World},
+    world::{Action, History, Reply, State, World},
 };
 
 /// More than any run needs; one that goes on for longer goes on for ever.
@@ -32,7 +33,10 @@ pub(crate) struct Known(Mutex<HashSet<(Weather, State)>>);
 
 /// Whether every committed message is handled or dead-lettered in the end (or was lost in the foreign gap).
 pub(crate) fn ends(world: &World, state: &State, weather: Weather) -> bool {
-    let start = alone(state, weather);
+    (0..world.scope.lanes).all(|lane| ends_with(world, alone(state, lane, weather), weather))
+}
+
+fn ends_with(world: &World, start: State, weather: Weather) -> bool {
     let known = |known: &Known| known.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&(weather, start.clone()));
     if known(&world.healed) {
         return true;
@@ -45,16 +49,16 @@ pub(crate) fn ends(world: &World, state: &State, weather: Weather) -> bool {
 }
 
 /// The state without those who do not take part.
-fn alone(state: &State, weather: Weather) -> State {
+fn alone(state: &State, lane: usize, weather: Weather) -> State {
     let mut state = state.clone();
     if let Foreign::Between { entry, removed: true } = state.foreign {
         state.history.gap[entry.message()] = true;
     }
     state.foreign = Foreign::Free;
-    state.lanes[1] = Lane::default();
+    state.lanes = [state.lanes[lane], Lane::default()];
     state.faults_left = 0;
     (state.saved, state.backup) = (None, None);
-    state.history.forget_order();
+    state.history = History { handled: state.history.handled, gap: state.history.gap, ..History::default() };
     if weather == Weather::Poison {
         state.ours = Ours::Free;
     }
@@ -67,7 +71,7 @@ fn run(world: &World, mut state: State, weather: Weather) -> bool {
         relay(world, &mut state);
         consume(world, &mut state, weather);
         reap(world, &mut state);
-        state = world.step(&state, Action::Tick);
+        world.step(&mut state, Action::Tick);
         if state == before {
             break;
         }
@@ -77,21 +81,30 @@ fn run(world: &World, mut state: State, weather: Weather) -> bool {
     quiet && (0..MESSAGES).all(|message| !state.sql.is_committed(message) || state.is_over(message))
 }
 
-/// Passes until one has nothing to do. A stopped lane is let go on as its reason says: with a new source id.
+/// Passes until one changes nothing. A stopped lane is let go on as its reason says: with a new source id.
 fn relay(world: &World, state: &mut State) {
-    for _ in 0..12 {
+    let lane = 0;
+    for _ in 0..ROUNDS {
+        let before = state.clone();
         if state.sql.stopped {
             state.sql.renew_source();
-            state.lanes[0] = Lane::default();
+            state.lanes[lane] = Lane::default();
         }
-        let lane = 0;
-        let action = match state.lanes[lane].step {
-            Step::Idle => Action::RelayReads { lane },
-            Step::Read(_) => Action::RelayPlans { lane },
-            Step::Pushing { .. } => Action::RelayPushes { lane, reply: Reply::Heard },
-            Step::Refused { .. } => Action::RelayLearns { lane },
-        };
-        *state = world.step(state, action);
+        loop {
+            let action = match state.lanes[lane].step {
+                Step::Idle => Action::RelayReads { lane },
+                Step::Read(_) => Action::RelayPlans { lane },
+                Step::Pushing { .. } => Action::RelayPushes { lane, reply: Reply::Heard },
+                Step::Refused { .. } => Action::RelayLearns { lane },
+            };
+            world.step(state, action);
+            if state.lanes[lane].step == Step::Idle {
+                break;
+            }
+        }
+        if *state == before {
+            break;
+        }
     }
 }
 
@@ -110,24 +123,24 @@ fn consume(world: &World, state: &mut State, weather: Weather) {
             Ours::Again(_, how) => Action::WeSettle(how, Reply::Heard),
             Ours::Half(_) => Action::WePushTheSecondHalf,
         };
-        *state = world.step_free(state, action);
+        world.step(state, action);
     }
 }
 
 /// A pass.
 fn reap(world: &World, state: &mut State) {
-    *state = world.step(state, Action::ReaperMeets);
+    world.step(state, Action::ReaperMeets);
     if world.scope.orphans_told {
         state.redis.adopt_orphans();
     }
-    *state = world.step(state, Action::ReaperPromotes);
+    world.step(state, Action::ReaperPromotes);
     if !world.rules.unleased_ignored {
-        *state = world.step(state, Action::ReaperLeases);
+        world.step(state, Action::ReaperLeases);
     }
-    *state = world.step(state, Action::ReaperPurges);
+    world.step(state, Action::ReaperPurges);
     for entry in Entry::all() {
         if state.redis.leases.get(entry) == Some(Time::Over) {
-            *state = world.step(state, Action::ReaperExpires(entry));
+            world.step(state, Action::ReaperExpires(entry));
         }
     }
 }

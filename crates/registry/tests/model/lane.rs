@@ -29,8 +29,17 @@ pub(crate) enum Step {
     Idle,
     Read(Standing),
     /// About to push, or the request is on its way. `attempted` is 0 for `Lane::verify`.
-    Pushing { source: u8, push: Push, attempted: u8, carried: [bool; MESSAGES] },
-    Refused { push: Push, attempted: u8, actual: Cursor },
+    Pushing {
+        source: u8,
+        push: Push,
+        attempted: u8,
+        carried: [bool; MESSAGES],
+    },
+    Refused {
+        push: Push,
+        attempted: u8,
+        actual: Cursor,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
@@ -62,7 +71,8 @@ impl Lane {
     pub(crate) fn plan(&mut self, sql: &mut Sql, rules: &Rules) {
         let Step::Read(standing) = std::mem::take(&mut self.step) else { return };
         let ours = |push: &Push| {
-            standing.position == push.expected.position && (rules.attempt_unrecorded || standing.attempted == push.next.position)
+            let named = |at: u8, cursor: Cursor| at == cursor.position && (!rules.cursor_names_its_event || sql.cursor_at(at) == cursor);
+            named(standing.position, push.expected) && (rules.attempt_unrecorded || named(standing.attempted, push.next))
         };
         let arrived = self.arrived.take().filter(ours);
         if standing.attempted > 0 && arrived.is_none() {
@@ -131,18 +141,23 @@ impl Lane {
             return false;
         }
         // `Refusal::of`.
-        let is_next = actual.position == push.next.position && (!rules.cursor_names_its_event || actual == push.next);
-        let known = !rules.cursor_names_its_event || actual == sql.cursor_at(actual.position);
-        if actual.position > 0 && is_next {
-            self.arrived = Some(push);
-            return actual != push.next;
-        }
-        if actual.position > 0 && (push.expected.position == 0 || actual.position > push.expected.position || !known) {
+        let known = actual == sql.cursor_at(actual.position);
+        let is_next = actual.position > 0 && actual.position == push.next.position;
+        let stops = if rules.cursor_names_its_event {
+            !known
+        } else {
+            !is_next && actual.position > 0 && (push.expected.position == 0 || actual.position > push.expected.position)
+        };
+        if stops {
             sql.stopped = true;
             return false;
         }
+        if is_next {
+            self.arrived = Some(push);
+            return !known;
+        }
         sql.position = actual.position;
         sql.attempted = 0;
-        actual != sql.cursor_at(actual.position)
+        !known
     }
 }

@@ -4,60 +4,24 @@
 use stateright::{Model, Property};
 
 use crate::{
-    Rules, Scope, healing,
+    Rules, Scope,
+    consumers::{Foreign, Ours, Settle, consume_there},
+    healing,
     lane::{Lane, Step},
     redis::{Entry, MESSAGES, Redis, Time},
     sql::{Row, Sql},
 };
 
-/// Our consumer: what it has in hand, and what it is about to do with it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub(crate) enum Ours {
-    #[default]
-    Free,
-    /// Took it from a Redis that has lost everything, and has yet to meet the queue again (`RedisQueue::sweep`).
-    Meeting(Entry),
-    /// The handler runs.
-    Handling(Entry),
-    /// The handler is done, and said so in SQL; the ack is to be sent, or to be repeated after an answer that was lost.
-    Handled(Entry),
-    /// A move whose answer was lost, to be repeated (`consumer::settlement::persist`).
-    Again(Entry, Settle),
-    /// Removed by the first of two commands (a mutant).
-    Half(Entry),
-}
-
-/// How a delivery ends, other than well.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Settle {
-    /// `Move::Retry`, or `Move::DeadLetter` when the retries are used up (`Desk::retry`).
-    Retry,
-    /// `Move::DeadLetter`.
-    Bury,
-    /// `Move::Release`.
-    Release,
-}
-
-/// The foreign consumer of `brief/`, whose retry and dead-letter are two commands.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub(crate) enum Foreign {
-    #[default]
-    Free,
-    Handling(Entry),
-    /// Between `LREM` and `LPUSH`. Whether the first removed anything it does not look at; the properties do.
-    Between { entry: Entry, removed: bool },
-}
-
 /// What the properties need to remember.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct History {
     /// Ids are not used twice, also by a database that was restored.
-    used: [bool; MESSAGES],
+    pub(crate) used: [bool; MESSAGES],
     /// A handler, ours or the foreign one, was done with it.
     pub(crate) handled: [bool; MESSAGES],
     /// Lost in the named gap.
     pub(crate) gap: [bool; MESSAGES],
-    published: [bool; MESSAGES],
+    pub(crate) published: [bool; MESSAGES],
     pub(crate) published_twice: bool,
     /// A message was published before one of a lower position.
     pub(crate) out_of_order: bool,
@@ -66,9 +30,9 @@ pub(crate) struct History {
     /// A push or a reading of a refusal took a foreign cursor for this database's own.
     pub(crate) foreign_taken: bool,
     /// Identical entries may exist rightfully: after a rewind, or a foreign push of what the reaper had taken away.
-    twins: bool,
+    pub(crate) twins: bool,
     /// The entry in our hand was taken away by the reaper, and is somebody else's by now.
-    taken_away: bool,
+    pub(crate) taken_away: bool,
     /// A move of ours was made although the entry had been taken away.
     pub(crate) fence_broken: bool,
 }
@@ -82,7 +46,8 @@ pub(crate) struct State {
     pub(crate) foreign: Foreign,
     pub(crate) history: History,
     pub(crate) backup: Option<Sql>,
-    pub(crate) saved: Option<Redis>,
+    /// What Redis would come back with, and which messages it caught between the two commands of the foreign consumer.
+    pub(crate) saved: Option<(Redis, [bool; MESSAGES])>,
     pub(crate) faults_left: u8,
 }
 
@@ -134,20 +99,18 @@ pub(crate) enum Action {
 pub(crate) struct World {
     pub(crate) scope: Scope,
     pub(crate) rules: Rules,
+    /// A property that is not asked for.
+    without: Option<&'static str>,
     pub(crate) healed: healing::Known,
 }
 
 impl World {
-    pub(crate) fn new(scope: Scope, rules: Rules) -> Self {
-        Self { scope, rules, healed: healing::Known::default() }
+    pub(crate) fn new(scope: Scope, rules: Rules, without: Option<&'static str>) -> Self {
+        Self { scope, rules, without, healed: healing::Known::default() }
     }
 
-    /// The state after an action that is possible in it.
-    pub(crate) fn step(&self, last: &State, action: Action) -> State {
-        let mut state = last.clone();
-        if action.is_fault() {
-            state.faults_left -= 1;
-        }
+    /// Makes a step that is possible in this state.
+    pub(crate) fn step(&self, state: &mut State, action: Action) {
         match action {
             Action::Begin { message } => {
                 state.sql.outbox[message] = Row::Open(state.sql.next_in_sequence());
@@ -159,39 +122,37 @@ impl World {
                 state.history.used[message] = true;
             }
             Action::RelayReads { lane } => {
+                // Nobody but another relay changes what was read before the plan is made.
                 if state.lanes[lane].read(&state.sql) && self.scope.lanes == 1 {
                     state.lanes[lane].plan(&mut state.sql, &self.rules);
                 }
             }
             Action::RelayPlans { lane } => state.lanes[lane].plan(&mut state.sql, &self.rules),
-            Action::RelayPushes { lane, reply } => self.push(&mut state, lane, reply == Reply::Heard),
+            Action::RelayPushes { lane, reply } => self.push(state, lane, reply == Reply::Heard),
             Action::RelayLearns { lane } => state.history.foreign_taken |= state.lanes[lane].learn(&mut state.sql, &self.rules),
             Action::RelayCrashes { lane } => state.lanes[lane] = Lane::default(),
-            Action::WeTake(_) | Action::WeMeet | Action::WeFinish | Action::WeAck(_) | Action::WeSettle(..) => self.consume(&mut state, action),
-            Action::WePushTheSecondHalf | Action::WeExtend | Action::WeCrash => self.consume(&mut state, action),
-            Action::TheyTake(_) | Action::TheyAck | Action::TheyRemove | Action::TheyPush | Action::TheyCrash => consume_there(&mut state, action),
+            Action::WeTake(_)
+            | Action::WeMeet
+            | Action::WeFinish
+            | Action::WeAck(_)
+            | Action::WeSettle(..)
+            | Action::WePushTheSecondHalf
+            | Action::WeExtend
+            | Action::WeCrash => self.consume(state, action),
+            Action::TheyTake(_) | Action::TheyAck | Action::TheyRemove | Action::TheyPush | Action::TheyCrash => {
+                consume_there(state, action)
+            }
             Action::ReaperMeets => state.redis.meet(None),
             Action::ReaperRenews => state.redis.renew(),
             Action::ReaperPromotes => state.redis.promote(),
             Action::ReaperLeases => state.redis.lease(),
-            Action::ReaperExpires(entry) => self.expire(&mut state, entry),
+            Action::ReaperExpires(entry) => self.expire(state, entry),
             Action::ReaperPurges => state.redis.purge(),
             Action::Tick => state.redis.tick(),
-            Action::RedisSaves => state.saved = Some(state.redis),
-            Action::RedisRewinds | Action::RedisLosesAll => {
-                let saved = state.saved.take().filter(|_| action == Action::RedisRewinds);
-                state.redis = saved.unwrap_or_default();
-                state.history.redis_lost = true;
-                state.history.twins = true;
-            }
-            Action::SqlIsBackedUp => state.backup = Some(state.sql),
-            Action::SqlIsRestored => {
-                state.sql = state.backup.take().unwrap_or_default();
-                state.history.restored = true;
+            Action::RedisSaves | Action::RedisRewinds | Action::RedisLosesAll | Action::SqlIsBackedUp | Action::SqlIsRestored => {
+                state.lose(action);
             }
         }
-        state.settle_down(&self.scope);
-        state
     }
 
     fn push(&self, state: &mut State, lane: usize, reply: bool) {
@@ -199,69 +160,10 @@ impl World {
         state.history.foreign_taken |= pushed.foreign;
         for message in (0..MESSAGES).filter(|message| pushed.published[*message]) {
             let before = |other: usize| matches!((state.sql.outbox[other], state.sql.outbox[message]), (Row::At(a), Row::At(b)) if a < b);
-            let passed_over = (0..MESSAGES).any(|other| before(other) && !state.history.published[other] && !pushed.published[other]);
-            state.history.out_of_order |= passed_over && !state.sql.finished.contains(&true);
+            let known = |other: usize| state.history.published[other] || pushed.published[other] || state.sql.finished[other];
+            state.history.out_of_order |= (0..MESSAGES).any(|other| before(other) && !known(other));
             state.history.published_twice |= state.history.published[message];
             state.history.published[message] = true;
-        }
-    }
-
-    fn consume(&self, state: &mut State, action: Action) {
-        let redis = &mut state.redis;
-        match (action, state.ours) {
-            (Action::WeTake(entry), _) => {
-                redis.lmove(entry);
-                state.hold(if redis.met { Ours::Handling(entry) } else { Ours::Meeting(entry) });
-            }
-            (Action::WeMeet, Ours::Meeting(entry)) => {
-                redis.meet(Some(entry));
-                state.ours = Ours::Handling(entry);
-            }
-            // The handler's transaction, with `outbox::finish` in it.
-            (Action::WeFinish, Ours::Handling(entry)) => {
-                state.sql.finished[entry.message()] = true;
-                state.history.handled[entry.message()] = true;
-                state.ours = Ours::Handled(entry);
-            }
-            (Action::WeAck(reply), Ours::Handled(entry)) => {
-                // The mutant takes away what lies there longest, whatever it is.
-                let there = if self.rules.ack_unchecked { redis.processing.first() } else { Some(entry) };
-                let made = there.is_some_and(|there| redis.lrem(there));
-                state.made(made);
-                if reply == Reply::Heard {
-                    state.hold(Ours::Free);
-                }
-            }
-            (Action::WeSettle(how, reply), Ours::Handling(entry) | Ours::Again(entry, _)) => self.settle(state, entry, how, reply),
-            (Action::WePushTheSecondHalf, Ours::Half(entry)) => {
-                if let Some(with) = entry.after_failure() {
-                    redis.zadd_delayed(with);
-                }
-                state.hold(Ours::Free);
-            }
-            (Action::WeExtend, Ours::Handling(entry)) => drop(redis.extend(entry)),
-            (Action::WeCrash, _) => state.hold(Ours::Free),
-            _ => {}
-        }
-    }
-
-    fn settle(&self, state: &mut State, entry: Entry, how: Settle, reply: Reply) {
-        let redis = &mut state.redis;
-        let mut next = if reply == Reply::Heard { Ours::Free } else { Ours::Again(entry, how) };
-        let made = match (how, entry.after_failure()) {
-            (Settle::Retry, Some(_)) if self.rules.retry_in_two => {
-                let removed = redis.lrem(entry);
-                next = if removed { Ours::Half(entry) } else { Ours::Free };
-                removed
-            }
-            (Settle::Retry, Some(with)) => redis.retry(entry, with),
-            (Settle::Retry, None) | (Settle::Bury, _) => redis.dead_letter(entry),
-            (Settle::Release, _) => redis.release(entry),
-        };
-        state.made(made);
-        state.ours = next;
-        if next == Ours::Free {
-            state.hold(next);
         }
     }
 
@@ -292,50 +194,6 @@ impl World {
         }
     }
 
-    fn our_actions(&self, state: &State, actions: &mut Vec<Action>) {
-        let faulty = state.faults_left > 0 && self.scope.crashes;
-        match state.ours {
-            // A consumer meets the queue before its first take; that is the reaper's step as well.
-            Ours::Free if state.redis.met || state.history.redis_lost => take(state, Action::WeTake, actions),
-            Ours::Free => {}
-            Ours::Meeting(_) => actions.push(Action::WeMeet),
-            Ours::Handling(entry) => {
-                actions.push(Action::WeFinish);
-                for how in [Settle::Retry, Settle::Bury, Settle::Release] {
-                    actions.push(Action::WeSettle(how, Reply::Heard));
-                    if faulty && !self.rules.retry_in_two {
-                        actions.push(Action::WeSettle(how, Reply::Lost));
-                    }
-                }
-                if state.redis.leases.get(entry) != Some(Time::Running) {
-                    actions.push(Action::WeExtend);
-                }
-            }
-            Ours::Handled(_) => {
-                actions.push(Action::WeAck(Reply::Heard));
-                if faulty {
-                    actions.push(Action::WeAck(Reply::Lost));
-                }
-            }
-            Ours::Again(_, how) => actions.push(Action::WeSettle(how, Reply::Heard)),
-            Ours::Half(_) => actions.push(Action::WePushTheSecondHalf),
-        }
-        if faulty && state.ours != Ours::Free {
-            actions.push(Action::WeCrash);
-        }
-    }
-
-    fn their_actions(&self, state: &State, actions: &mut Vec<Action>) {
-        match state.foreign {
-            Foreign::Free => take(state, Action::TheyTake, actions),
-            Foreign::Handling(_) => actions.extend([Action::TheyAck, Action::TheyRemove]),
-            Foreign::Between { .. } => actions.push(Action::TheyPush),
-        }
-        if state.foreign != Foreign::Free && state.faults_left > 0 && self.scope.crashes {
-            actions.push(Action::TheyCrash);
-        }
-    }
-
     fn reaper_actions(&self, state: &State, actions: &mut Vec<Action>) {
         let redis = &state.redis;
         if !redis.met {
@@ -353,7 +211,8 @@ impl World {
             actions.push(Action::ReaperLeases);
         }
         let over = Entry::all().filter(|entry| redis.leases.get(*entry) == Some(Time::Over) && redis.processing.has(*entry));
-        actions.extend(over.map(Action::ReaperExpires));
+        let stalls = state.faults_left > 0 && self.scope.crashes;
+        actions.extend(over.filter(|entry| stalls || !state.is_held(*entry)).map(Action::ReaperExpires));
     }
 
     fn loss_actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -376,73 +235,59 @@ impl World {
     }
 }
 
-fn take(state: &State, action: fn(Entry) -> Action, actions: &mut Vec<Action>) {
-    actions.extend(Entry::all().filter(|entry| state.redis.main.has(*entry)).map(action));
-}
-
-fn consume_there(state: &mut State, action: Action) {
-    let redis = &mut state.redis;
-    match (action, state.foreign) {
-        (Action::TheyTake(entry), _) => {
-            redis.lmove(entry);
-            state.foreign = Foreign::Handling(entry);
-        }
-        (Action::TheyAck, Foreign::Handling(entry)) => {
-            redis.lrem(entry);
-            state.history.handled[entry.message()] = true;
-            state.foreign = Foreign::Free;
-        }
-        (Action::TheyRemove, Foreign::Handling(entry)) => {
-            let removed = redis.lrem(entry);
-            state.foreign = Foreign::Between { entry, removed };
-        }
-        (Action::TheyPush, Foreign::Between { entry, removed }) => {
-            match entry.after_foreign_failure() {
-                Some(with) => redis.lpush(with),
-                None => redis.dlq[entry.message()] = true,
-            }
-            state.history.twins |= !removed;
-            state.foreign = Foreign::Free;
-        }
-        (Action::TheyCrash, foreign) => {
-            if let Foreign::Between { entry, removed: true } = foreign {
-                state.history.gap[entry.message()] = true;
-            }
-            state.foreign = Foreign::Free;
-        }
-        _ => {}
-    }
-}
-
-impl Ours {
-    pub(crate) fn entry(self) -> Option<Entry> {
-        match self {
-            Self::Free => None,
-            Self::Meeting(entry) | Self::Handling(entry) | Self::Handled(entry) | Self::Again(entry, _) | Self::Half(entry) => Some(entry),
-        }
-    }
-}
-
-impl Action {
-    fn is_fault(self) -> bool {
-        match self {
-            Self::RelayPushes { reply, .. } | Self::WeAck(reply) | Self::WeSettle(_, reply) => reply == Reply::Lost,
-            Self::RelayCrashes { .. } | Self::WeCrash | Self::TheyCrash => true,
-            Self::RedisRewinds | Self::RedisLosesAll | Self::SqlIsRestored => true,
+impl State {
+    /// Whether an action uses up one of the faults. A holder that outlives its lease has stalled.
+    fn is_fault(&self, action: Action) -> bool {
+        match action {
+            Action::RelayPushes { reply, .. } | Action::WeAck(reply) | Action::WeSettle(_, reply) => reply == Reply::Lost,
+            Action::RelayCrashes { .. }
+            | Action::WeCrash
+            | Action::TheyCrash
+            | Action::RedisRewinds
+            | Action::RedisLosesAll
+            | Action::SqlIsRestored => true,
+            Action::ReaperExpires(entry) => self.is_held(entry),
             _ => false,
         }
     }
-}
 
-impl State {
-    fn hold(&mut self, ours: Ours) {
-        self.ours = ours;
-        self.history.taken_away = false;
+    fn is_held(&self, entry: Entry) -> bool {
+        self.ours.entry() == Some(entry) || matches!(self.foreign, Foreign::Handling(held) if held == entry)
     }
 
-    /// Notes that a move of ours was answered with [`Done`](hokusai_queue::Settled::Done).
-    fn made(&mut self, made: bool) {
-        self.history.fence_broken |= made && self.history.taken_away && !self.history.twins;
+    /// Whether a message is at its end.
+    pub(crate) fn is_over(&self, message: usize) -> bool {
+        self.history.handled[message] || self.history.gap[message] || self.redis.dlq[message]
+    }
+
+    /// Whether the foreign consumer has removed it and not yet pushed it.
+    fn is_between(&self, message: usize) -> bool {
+        matches!(self.foreign, Foreign::Between { entry, removed: true } if entry.message() == message)
+    }
+
+    /// What is stored goes back to what it was, or is kept for that.
+    fn lose(&mut self, action: Action) {
+        match action {
+            Action::RedisSaves => self.saved = Some((self.redis, std::array::from_fn(|message| self.is_between(message)))),
+            Action::RedisRewinds | Action::RedisLosesAll => {
+                let saved = self.saved.take().filter(|_| action == Action::RedisRewinds);
+                let (redis, between) = saved.unwrap_or_default();
+                self.redis = redis;
+                self.history.gap = std::array::from_fn(|message| self.history.gap[message] || between[message]);
+                self.history.redis_lost = true;
+                self.history.twins = true;
+            }
+            Action::SqlIsBackedUp => self.backup = Some(self.sql),
+            Action::SqlIsRestored => {
+                self.sql = self.backup.take().unwrap_or_default();
+                self.history.restored = true;
+                // Whoever restores a database ends what works on it; a request may still be on its way.
+                for lane in self.lanes.iter_mut().filter(|lane| !matches!(lane.step, Step::Pushing { .. })) {
+                    *lane = Lane::default();
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Makes equal what differs only in names or in what nobody can tell any more.
@@ -485,7 +330,9 @@ impl Model for World {
             }
         }
         self.relay_actions(state, actions);
-        self.our_actions(state, actions);
+        if self.scope.ours {
+            self.our_actions(state, actions);
+        }
         if self.scope.foreign {
             self.their_actions(state, actions);
         }
@@ -497,10 +344,16 @@ impl Model for World {
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
-        Some(self.step(last, action))
+        let mut state = last.clone();
+        if last.is_fault(action) {
+            state.faults_left -= 1;
+        }
+        self.step(&mut state, action);
+        state.settle_down(&self.scope);
+        Some(state)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        crate::properties::all()
+        crate::properties::all().into_iter().filter(|property| Some(property.name) != self.without).collect()
     }
 }
