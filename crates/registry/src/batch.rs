@@ -12,7 +12,10 @@ use std::sync::Arc;
 use hokusai_db::{Backend, Database, Error, Tx};
 use jiff::Timestamp;
 
-use self::decide::{Decided, Deciding};
+use self::{
+    decide::{Decided, Deciding},
+    write::Row,
+};
 use crate::{
     document::Document,
     register::{Prepared, Receipt, RegisterError},
@@ -70,21 +73,20 @@ async fn transaction(db: &Database, items: &[Arc<Prepared>]) -> Result<Vec<Answe
     let Deciding { decided, mut new, keys, .. } = deciding;
     let at_ms = Timestamp::now().as_millisecond();
     write::number(&mut tx, items, &mut new).await?;
-    let rows = write::insert(&mut tx, items, &new, at_ms).await?;
+    let rows = write::insert(&mut tx, items, new, at_ms).await?;
     let spent = write::keys(&mut tx, &keys, at_ms).await?;
-    if !new.is_empty() || spent > 0 {
+    if !rows.is_empty() || spent > 0 {
         tx.commit().await?;
     }
-    let documents: Vec<Arc<Document>> = rows.into_iter().map(|row| row.finished.document).collect();
-    Ok(decided.into_iter().map(|decided| answer(decided, &documents)).collect())
-}
-
-fn answer(decided: Decided, documents: &[Arc<Document>]) -> Answer {
-    match decided {
+    let answer = |decided| match decided {
         Decided::Refused(error) => Err(error),
         Decided::Known(document) => Ok(Receipt::of(&document, true)),
-        Decided::New { index, replayed } => Ok(Receipt::of(&documents[index], replayed)),
-    }
+        Decided::New { index, replayed } => {
+            let Row { item, version, .. } = &rows[index];
+            Ok(items[*item].draft.receipt(version, replayed))
+        }
+    };
+    Ok(decided.into_iter().map(answer).collect())
 }
 
 /// Where a registration's document is found.

@@ -4,33 +4,46 @@
 //! by whoever registers, with a placeholder in the version's place, and the committer only puts the version in. The
 //! placeholder is a random UUID: no text that anybody sent can hold it.
 
-use std::sync::Arc;
-
-use hokusai_event::{Event, Invalid, Verdict, model_id};
+use hokusai_event::{Event, Invalid, MessageType, Verdict, model_id};
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
     document::{Decision, Document},
     outbox::{NewEvent, new_id},
+    register::Receipt,
     request::{Origin, RegisterRequest},
 };
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    document: Document,
-    json: String,
-    events: Vec<NewEvent>,
-    placeholder: String,
+    /// Without the version, and the id that it is part of.
+    pub(crate) document: Document,
+    json: Gapped,
+    events: Vec<(NewEvent, Gapped)>,
 }
 
-/// A draft with its version.
+/// A draft's texts with the version in them.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    pub(crate) document: Arc<Document>,
+    pub(crate) version: String,
     pub(crate) json: String,
     pub(crate) events: Vec<NewEvent>,
+}
+
+/// A text with gaps for the version.
+#[derive(Debug)]
+struct Gapped(Vec<String>);
+
+impl Gapped {
+    fn new(text: &str, placeholder: &str) -> Self {
+        Self(text.split(placeholder).map(str::to_owned).collect())
+    }
+
+    fn filled(&self, with: &str) -> String {
+        self.0.join(with)
+    }
 }
 
 impl Draft {
@@ -44,23 +57,23 @@ impl Draft {
         let placeholder = Uuid::new_v4().to_string();
         let mut document = document(request, origin, verdict, correlation_id, &placeholder);
         let at = document.created_at.at();
-        let event = |event: &Event| {
-            let (id, correlation_id) = (document.registration_id.clone(), document.correlation_id.clone());
-            NewEvent::new(event, Some(id), correlation_id, at, max_retries).map_err(said_of_the_request)
+        let event = |event: Event| {
+            let id = document.registration_id.clone();
+            let mut event = NewEvent::wrap(event, Some(id), &document.correlation_id, at, max_retries).map_err(said_of_the_request)?;
+            // Our own bytes, written as UTF-8 a moment ago.
+            let envelope = Gapped::new(&String::from_utf8_lossy(&std::mem::take(&mut event.envelope)), &placeholder);
+            Ok::<_, Invalid>((event, envelope))
         };
         let events = match document.verdict {
-            Decision::Accepted => vec![event(&document.registered())?, event(&document.ready())?],
-            Decision::Rejected => vec![event(&document.failed())?],
+            Decision::Accepted => vec![event(document.registered())?, event(document.ready())?],
+            Decision::Rejected => vec![event(document.failed())?],
         };
-        if document.verdict == Decision::Accepted {
-            document.message_id = events.last().map(|ready| ready.message_id.clone());
-        }
+        let ready = events.iter().find(|(event, _)| event.message_type == MessageType::ModelReadyToDeploy);
+        document.message_id = ready.map(|(ready, _)| ready.message_id.clone());
         let json = serde_json::to_string(&document).map_err(|error| Invalid::whole(format!("cannot be written as JSON: {error}")))?;
-        Ok(Self { document, json, events, placeholder })
-    }
-
-    pub(crate) fn registration_id(&self) -> &str {
-        &self.document.registration_id
+        let json = Gapped::new(&json, &placeholder);
+        (document.model_id, document.model_version) = (String::new(), String::new());
+        Ok(Self { document, json, events })
     }
 
     pub(crate) fn is_rejected(&self) -> bool {
@@ -68,19 +81,22 @@ impl Draft {
     }
 
     /// Puts the version in.
-    pub(crate) fn finish(&self, version: &str) -> Finished {
-        let mut document = self.document.clone();
-        document.model_id = model_id(&document.model_name, version, document.token_id.as_str());
-        version.clone_into(&mut document.model_version);
+    pub(crate) fn finish(&self, version: String) -> Finished {
         // A version is digits or what MLflow calls one; written as JSON it may need escaping.
-        let version = serde_json::Value::from(version).to_string();
-        let version = &version[1..version.len() - 1];
-        let events = self.events.iter().map(|event| {
-            // Our own bytes, written as UTF-8 a moment ago.
-            let envelope = String::from_utf8_lossy(&event.envelope).replace(&self.placeholder, version);
-            NewEvent { envelope: envelope.into(), ..event.clone() }
-        });
-        Finished { document: document.into(), json: self.json.replace(&self.placeholder, version), events: events.collect() }
+        let escaped = serde_json::Value::from(version.as_str()).to_string();
+        let escaped = &escaped[1..escaped.len() - 1];
+        let finish = |(event, envelope): &(NewEvent, Gapped)| NewEvent { envelope: envelope.filled(escaped).into(), ..event.clone() };
+        Finished { version, json: self.json.filled(escaped), events: self.events.iter().map(finish).collect() }
+    }
+
+    /// The answer to whoever asked for it.
+    pub(crate) fn receipt(&self, version: &str, replayed: bool) -> Receipt {
+        let Document { model_name, token_id, .. } = &self.document;
+        Receipt {
+            model_id: model_id(model_name, version, token_id.as_str()),
+            model_version: version.to_owned(),
+            ..Receipt::of(&self.document, replayed)
+        }
     }
 }
 

@@ -13,7 +13,11 @@ use hokusai_event::{Envelope, Event, Invalid, MessageType};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::bulk;
+use crate::bulk::{
+    AnyQuery,
+    Column::{Bytes as Blob, Number, Text},
+    Insert,
+};
 
 /// An event to be appended.
 #[derive(Debug, Clone)]
@@ -43,9 +47,19 @@ impl NewEvent {
         at: Timestamp,
         max_retries: u32,
     ) -> Result<Self, Invalid> {
-        let message_id = new_id();
-        let envelope = Envelope::new(message_id.clone(), correlation_id, at, max_retries, event)?;
-        Ok(Self { message_id, message_type: event.message_type(), registration_id, envelope: envelope.to_bytes().into(), at })
+        Self::wrap(event.clone(), registration_id, &correlation_id, at, max_retries)
+    }
+
+    pub(crate) fn wrap(
+        event: Event,
+        registration_id: Option<String>,
+        correlation_id: &str,
+        at: Timestamp,
+        max_retries: u32,
+    ) -> Result<Self, Invalid> {
+        let (message_id, message_type) = (new_id(), event.message_type());
+        let envelope = Envelope::new_bytes(&message_id, correlation_id, at, max_retries, event)?;
+        Ok(Self { message_id, message_type, registration_id, envelope: envelope.into(), at })
     }
 }
 
@@ -60,27 +74,26 @@ pub(crate) fn new_id() -> String {
 ///
 /// [`Error::Exists`] if one of the message ids is taken.
 pub async fn append(tx: &mut Tx, events: &[NewEvent]) -> Result<(), Error> {
-    append_all(tx, &events.iter().collect::<Vec<_>>()).await
+    append_all(tx, events.to_vec()).await
 }
 
-pub(crate) async fn append_all(tx: &mut Tx, events: &[&NewEvent]) -> Result<(), Error> {
-    bulk::insert(
-        tx,
-        "INSERT INTO outbox (message_id, message_type, registration_id, envelope, created_ms) VALUES",
-        5,
-        "",
-        events,
-        |query, event| {
-            query
-                .bind(event.message_id.clone())
-                .bind(event.message_type.to_string())
-                .bind(event.registration_id.clone())
-                .bind(event.envelope.to_vec())
-                .bind(event.at.as_millisecond())
-        },
-    )
-    .await
-    .map(drop)
+const OUTBOX: Insert = Insert {
+    into: "outbox (message_id, message_type, registration_id, envelope, created_ms)",
+    columns: &[Text, Text, Text, Blob, Number],
+    tail: "",
+};
+
+/// Appends events given by value: their envelopes are moved, not copied.
+pub(crate) async fn append_all(tx: &mut Tx, events: Vec<NewEvent>) -> Result<(), Error> {
+    let bind = |query: AnyQuery, event: NewEvent| {
+        query
+            .bind(event.message_id)
+            .bind(event.message_type.as_str())
+            .bind(event.registration_id)
+            .bind(Vec::from(event.envelope))
+            .bind(event.at.as_millisecond())
+    };
+    OUTBOX.run(tx, events, bind).await.map(drop)
 }
 
 /// Records that `queue`'s consumers are done with an event: it will not be published there again. Recording it twice, or

@@ -212,17 +212,17 @@ impl RegisterRequest {
     /// A digest of the content: two requests of one identity mean the same if it is the same. Spelling (of a number, the
     /// symbol's case, the order of keys) does not count.
     pub fn digest(&self) -> [u8; 32] {
-        let content = serde_json::json!([
-            self.metric_name,
+        let content = (
+            &self.metric_name,
             self.baseline_value.to_bits(),
             self.current_value.to_bits(),
             self.metric_direction.as_str(),
             self.contributor_address.as_ref().map(|address| address.bytes()),
-            self.experiment_name,
-            self.tags,
+            &self.experiment_name,
+            &self.tags,
             self.performance_data.as_ref().map(sorted),
-        ]);
-        Sha256::digest(content.to_string()).into()
+        );
+        Sha256::digest(serde_json::to_vec(&content).expect("text, numbers and their lists are JSON")).into()
     }
 }
 

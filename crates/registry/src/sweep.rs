@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use self::shadow::Shadow;
 pub(crate) use self::shadow::message_id;
 use crate::{
-    bulk, outbox,
+    bulk::{self, Column},
+    outbox,
     relay::{QueueOpener, RelayError},
 };
 
@@ -40,6 +41,12 @@ const FRESH_START: u32 = 60;
 const ABSENT: usize = 200_000;
 /// Events pruned in one transaction.
 const PRUNED: i64 = 1_000;
+
+const FINISHED: bulk::Insert = bulk::Insert {
+    into: "finished (message_id, queue, at_ms, swept)",
+    columns: &[Column::Text, Column::Text, Column::Number, Column::Number],
+    tail: "ON CONFLICT DO NOTHING",
+};
 
 /// How a sweep works.
 #[derive(Debug, Clone)]
@@ -215,11 +222,9 @@ impl Sweep {
         }
         let at_ms = Timestamp::now().as_millisecond();
         let mut tx = self.db.write().await?;
-        let head = "INSERT INTO finished (message_id, queue, at_ms, swept) VALUES";
-        let finished = bulk::insert(&mut tx, head, 4, "ON CONFLICT DO NOTHING", gone, |query, message_id| {
-            query.bind(message_id.clone()).bind(queue.to_owned()).bind(at_ms).bind(1_i64)
-        })
-        .await?;
+        let bind =
+            |query: bulk::AnyQuery, message_id: &String| query.bind(message_id.clone()).bind(queue.to_owned()).bind(at_ms).bind(1_i64);
+        let finished = FINISHED.run(&mut tx, gone, bind).await?;
         tx.commit().await?;
         Ok(finished)
     }
@@ -248,7 +253,7 @@ impl Sweep {
             .await?;
             for chunk in ids.chunks(bulk::LIST) {
                 for table in ["outbox", "finished"] {
-                    let sql = format!("DELETE FROM {table} WHERE message_id IN {}", bulk::list(chunk.len()));
+                    let sql = format!("DELETE FROM {table} WHERE message_id IN {}", bulk::list(&tx, chunk.len()));
                     let query = bulk::padded(chunk).fold(sqlx::query(sqlx::AssertSqlSafe(sql)), |query, id| query.bind(id.clone()));
                     query.execute(&mut *tx).await?;
                 }

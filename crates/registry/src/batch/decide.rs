@@ -67,7 +67,7 @@ impl Deciding {
             let sql = format!(
                 "SELECT k.key, k.digest, r.id, r.document FROM idempotency_keys k JOIN registrations r ON r.id = k.registration_id
                  WHERE k.key IN {}",
-                bulk::list(chunk.len())
+                bulk::list(tx, chunk.len())
             );
             let query = bulk::padded(chunk).fold(sqlx::query_as(AssertSqlSafe(sql)), |query, key| query.bind(key.key.clone()));
             let rows: Vec<(String, Vec<u8>, String, String)> = query.fetch_all(&mut **tx).await?;
@@ -86,7 +86,7 @@ impl Deciding {
             let sql = format!(
                 "SELECT i.source_key, i.token_key, i.model_version, i.digest, r.id, r.status, r.document
                  FROM intents i LEFT JOIN registrations r ON r.id = i.registration_id WHERE i.source_key IN {}",
-                bulk::list(chunk.len())
+                bulk::list(tx, chunk.len())
             );
             let query = bulk::padded(chunk).fold(sqlx::query_as(AssertSqlSafe(sql)), |query, item| query.bind(item.source_key.clone()));
             let rows: Vec<Row> = query.fetch_all(&mut **tx).await?;
@@ -136,7 +136,7 @@ impl Deciding {
     }
 
     fn add(&mut self, index: usize, item: &Prepared, identity: (Vec<u8>, String), supersedes: Option<String>) -> Decided {
-        let id = item.draft.registration_id().to_owned();
+        let id = item.draft.document.registration_id.clone();
         let position = self.new.len();
         let version = self.versions.entry(identity.0.clone()).or_insert_with(|| match &item.origin.version {
             Version::Next => None,

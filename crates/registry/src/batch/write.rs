@@ -6,24 +6,65 @@ use std::{
 };
 
 use hokusai_db::{Error, Tx};
-use sqlx::AssertSqlSafe;
+use serde::Serialize;
 
 use super::{New, decide::Spent};
 use crate::{
-    bulk,
-    document::Status,
+    bulk::{
+        AnyQuery,
+        Column::{Bytes, Number, Text},
+        Insert,
+    },
+    document::{Document, Status},
     draft::Finished,
-    outbox::{self, NewEvent},
+    outbox,
     register::Prepared,
     request::Version,
 };
 
+const RAISED_VERSIONS: Insert = Insert {
+    into: "models (name, last_version)",
+    columns: &[Text, Number],
+    tail: "ON CONFLICT (name) DO UPDATE SET last_version =
+        CASE WHEN excluded.last_version > models.last_version THEN excluded.last_version ELSE models.last_version END",
+};
+const NEXT_VERSIONS: Insert = Insert {
+    into: "models (name, last_version)",
+    columns: &[Text, Number],
+    tail: "ON CONFLICT (name) DO UPDATE SET last_version = models.last_version + excluded.last_version RETURNING name, last_version",
+};
+const REGISTRATIONS: Insert = Insert {
+    into: "registrations (id, model_name, model_version, token_key, status, document, created_ms, updated_ms)",
+    columns: &[Text, Text, Text, Text, Text, Text, Number, Number],
+    tail: "",
+};
+const INTENTS: Insert = Insert {
+    into: "intents (source_key, token_key, model_name, run_id, artifact_path, model_version, registration_id, digest, created_ms)",
+    columns: &[Bytes, Text, Text, Text, Text, Text, Text, Bytes, Number],
+    tail: "ON CONFLICT (source_key, token_key) DO UPDATE SET
+        model_version = excluded.model_version, registration_id = excluded.registration_id, digest = excluded.digest",
+};
+const HISTORY: Insert = Insert {
+    into: "registration_history (registration_id, number, at_ms, step, detail)",
+    columns: &[Text, Number, Number, Text, Text],
+    tail: "",
+};
+const KEYS: Insert =
+    Insert { into: "idempotency_keys (key, digest, registration_id, created_ms)", columns: &[Text, Bytes, Text, Number], tail: "" };
+
 /// A registration as it is written.
+#[derive(Debug)]
 pub(super) struct Row {
-    item: usize,
+    pub(super) item: usize,
+    pub(super) version: String,
     source_key: Vec<u8>,
     supersedes: Option<String>,
-    pub(super) finished: Finished,
+}
+
+impl Row {
+    fn document<'i>(&self, items: &'i [Arc<Prepared>]) -> &'i Document {
+        &items[self.item].draft.document
+    }
 }
 
 /// Gives every new registration its version.
@@ -42,14 +83,7 @@ async fn raise_versions(tx: &mut Tx, items: &[Arc<Prepared>], new: &[New]) -> Re
             *highest = (*highest).max(i64::from(version));
         }
     }
-    let rows: Vec<(String, i64)> = named.into_iter().map(|(name, version)| (name.to_owned(), version)).collect();
-    let keep_highest = "ON CONFLICT (name) DO UPDATE SET last_version =
-        CASE WHEN excluded.last_version > models.last_version THEN excluded.last_version ELSE models.last_version END";
-    bulk::insert(tx, "INSERT INTO models (name, last_version) VALUES", 2, keep_highest, &rows, |query, (name, version)| {
-        query.bind(name.clone()).bind(*version)
-    })
-    .await
-    .map(drop)
+    RAISED_VERSIONS.run(tx, named, |query, (name, version)| query.bind(name.to_owned()).bind(version)).await.map(drop)
 }
 
 /// Gives each origin without a version the next number of its model.
@@ -61,23 +95,13 @@ async fn number_versions(tx: &mut Tx, items: &[Arc<Prepared>], new: &mut [New]) 
             origins.push(new.source_key.clone());
         }
     }
-    let wanted: Vec<(&str, Vec<Vec<u8>>)> = wanted.into_iter().collect();
+    let bind = |query: AnyQuery, (name, origins): (&&str, &Vec<Vec<u8>>)| query.bind((*name).to_owned()).bind(count(origins));
+    let last: Vec<(String, i64)> = NEXT_VERSIONS.returning(tx, &wanted, bind).await?;
     let mut numbers: HashMap<Vec<u8>, i64> = HashMap::new();
-    for chunk in wanted.chunks(bulk::LIST) {
-        let sql = format!(
-            "INSERT INTO models (name, last_version) VALUES {}
-             ON CONFLICT (name) DO UPDATE SET last_version = models.last_version + excluded.last_version RETURNING name, last_version",
-            hokusai_db::placeholders(chunk.len(), 2)
-        );
-        let query = chunk
-            .iter()
-            .fold(sqlx::query_as(AssertSqlSafe(sql)), |query, (name, origins)| query.bind((*name).to_owned()).bind(count(origins)));
-        let last: Vec<(String, i64)> = query.fetch_all(&mut **tx).await?;
-        let last: HashMap<String, i64> = last.into_iter().collect();
-        for (name, origins) in chunk {
-            let first = last.get(*name).copied().unwrap_or_default() - count(origins) + 1;
-            numbers.extend(origins.iter().cloned().zip(first..));
-        }
+    for (name, last) in last {
+        let origins = wanted.remove(name.as_str()).unwrap_or_default();
+        let first = last - count(&origins) + 1;
+        numbers.extend(origins.into_iter().zip(first..));
     }
     for new in new.iter_mut().filter(|new| new.version.is_none()) {
         new.version = numbers.get(&new.source_key).map(ToString::to_string);
@@ -90,42 +114,40 @@ fn count<T>(items: &[T]) -> i64 {
 }
 
 /// Writes the new registrations, their history and their events.
-pub(super) async fn insert(tx: &mut Tx, items: &[Arc<Prepared>], new: &[New], at_ms: i64) -> Result<Vec<Row>, Error> {
-    let finish = |new: &New| Row {
-        item: new.item,
-        source_key: new.source_key.clone(),
-        supersedes: new.supersedes.clone(),
-        finished: items[new.item].draft.finish(new.version.as_deref().unwrap_or_default()),
-    };
-    let rows: Vec<Row> = new.iter().map(finish).collect();
-    insert_registrations(tx, items, &rows, at_ms).await?;
+pub(super) async fn insert(tx: &mut Tx, items: &[Arc<Prepared>], new: Vec<New>, at_ms: i64) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::with_capacity(new.len());
+    let (mut documents, mut events) = (Vec::with_capacity(new.len()), Vec::with_capacity(2 * new.len()));
+    for New { item, source_key, version, supersedes } in new {
+        let finished: Finished = items[item].draft.finish(version.unwrap_or_default());
+        rows.push(Row { item, version: finished.version, source_key, supersedes });
+        documents.push(finished.json);
+        events.extend(finished.events);
+    }
+    insert_registrations(tx, items, &rows, documents, at_ms).await?;
     // After the inserts: one may supersede another of the same batch.
     for row in rows.iter().filter(|row| row.supersedes.is_some()) {
-        supersede(tx, row, at_ms).await?;
+        supersede(tx, row, &row.document(items).registration_id, at_ms).await?;
     }
     insert_intents(tx, items, &rows, at_ms).await?;
-    insert_history(tx, &rows, at_ms).await?;
-    let events: Vec<&NewEvent> = rows.iter().flat_map(|row| &row.finished.events).collect();
-    outbox::append_all(tx, &events).await?;
+    insert_history(tx, items, &rows, at_ms).await?;
+    outbox::append_all(tx, events).await?;
     Ok(rows)
 }
 
-async fn insert_registrations(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_ms: i64) -> Result<(), Error> {
-    let head = "INSERT INTO registrations (id, model_name, model_version, token_key, status, document, created_ms, updated_ms) VALUES";
-    bulk::insert(tx, head, 8, "", rows, |query, row| {
-        let document = &row.finished.document;
+async fn insert_registrations(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], documents: Vec<String>, at_ms: i64) -> Result<(), Error> {
+    let bind = |query: AnyQuery, (row, json): (&Row, String)| {
+        let document = row.document(items);
         query
             .bind(document.registration_id.clone())
             .bind(document.model_name.clone())
-            .bind(document.model_version.clone())
+            .bind(row.version.clone())
             .bind(items[row.item].token_key.clone())
             .bind(document.first_status().as_str())
-            .bind(row.finished.json.clone())
+            .bind(json)
             .bind(document.created_at.at().as_millisecond())
             .bind(at_ms)
-    })
-    .await
-    .map(drop)
+    };
+    REGISTRATIONS.run(tx, rows.iter().zip(documents), bind).await.map(drop)
 }
 
 /// The identity's row. Of several registrations of one identity in a batch the last holds it.
@@ -134,12 +156,7 @@ async fn insert_intents(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_m
     for row in rows {
         last.insert((&row.source_key, &items[row.item].token_key), row);
     }
-    let rows: Vec<&Row> = last.into_values().collect();
-    let head = "INSERT INTO intents
-        (source_key, token_key, model_name, run_id, artifact_path, model_version, registration_id, digest, created_ms) VALUES";
-    let tail = "ON CONFLICT (source_key, token_key) DO UPDATE SET
-        model_version = excluded.model_version, registration_id = excluded.registration_id, digest = excluded.digest";
-    bulk::insert(tx, head, 9, tail, &rows, |query, row| {
+    let bind = |query: AnyQuery, row: &Row| {
         let item = &items[row.item];
         query
             .bind(row.source_key.clone())
@@ -147,34 +164,42 @@ async fn insert_intents(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_m
             .bind(item.request.model_name.clone())
             .bind(item.origin.run_id.clone())
             .bind(item.origin.artifact_path.clone())
-            .bind(row.finished.document.model_version.clone())
-            .bind(row.finished.document.registration_id.clone())
+            .bind(row.version.clone())
+            .bind(item.draft.document.registration_id.clone())
             .bind(item.content.clone())
             .bind(at_ms)
-    })
-    .await
-    .map(drop)
+    };
+    INTENTS.run(tx, last.into_values(), bind).await.map(drop)
 }
 
-async fn insert_history(tx: &mut Tx, rows: &[Row], at_ms: i64) -> Result<(), Error> {
-    let head = "INSERT INTO registration_history (registration_id, number, at_ms, step, detail) VALUES";
-    bulk::insert(tx, head, 5, "", rows, |query, row| {
-        let document = &row.finished.document;
-        let mut detail = serde_json::json!({ "reason": document.reason, "correlation_id": document.correlation_id });
-        if let Some(message_id) = &document.message_id {
-            detail["message_id"] = message_id.as_str().into();
-        }
-        if let Some(superseded) = &row.supersedes {
-            detail["supersedes"] = superseded.as_str().into();
-        }
-        query.bind(document.registration_id.clone()).bind(1_i64).bind(at_ms).bind(document.first_status().as_str()).bind(detail.to_string())
-    })
-    .await
-    .map(drop)
+/// What the first line of a registration's history says.
+#[derive(Serialize)]
+struct Beginning<'d> {
+    reason: &'d str,
+    correlation_id: &'d str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<&'d str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    supersedes: Option<&'d str>,
 }
 
-async fn supersede(tx: &mut Tx, row: &Row, at_ms: i64) -> Result<(), Error> {
-    let (old, new) = (row.supersedes.as_deref().unwrap_or_default(), row.finished.document.registration_id.as_str());
+async fn insert_history(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_ms: i64) -> Result<(), Error> {
+    let bind = |query: AnyQuery, row: &Row| {
+        let document = row.document(items);
+        let detail = Beginning {
+            reason: &document.reason,
+            correlation_id: &document.correlation_id,
+            message_id: document.message_id.as_deref(),
+            supersedes: row.supersedes.as_deref(),
+        };
+        let detail = serde_json::to_string(&detail).expect("text is JSON");
+        query.bind(document.registration_id.clone()).bind(1_i64).bind(at_ms).bind(document.first_status().as_str()).bind(detail)
+    };
+    HISTORY.run(tx, rows, bind).await.map(drop)
+}
+
+async fn supersede(tx: &mut Tx, row: &Row, new: &str, at_ms: i64) -> Result<(), Error> {
+    let old = row.supersedes.as_deref().unwrap_or_default();
     sqlx::query("UPDATE registrations SET superseded_by = $1, updated_ms = $2 WHERE id = $3 AND status = $4")
         .bind(new)
         .bind(at_ms)
@@ -188,9 +213,8 @@ async fn supersede(tx: &mut Tx, row: &Row, at_ms: i64) -> Result<(), Error> {
 /// Writes down the keys that this batch spent, and answers how many.
 pub(super) async fn keys(tx: &mut Tx, keys: &HashMap<String, Spent>, at_ms: i64) -> Result<u64, Error> {
     let spent: Vec<&Spent> = keys.values().filter(|spent| spent.fresh).collect();
-    let head = "INSERT INTO idempotency_keys (key, digest, registration_id, created_ms) VALUES";
-    bulk::insert(tx, head, 4, "", &spent, |query, spent| {
+    let bind = |query: AnyQuery, spent: &Spent| {
         query.bind(spent.key.key.clone()).bind(spent.key.digest.clone()).bind(spent.registration_id.clone()).bind(at_ms)
-    })
-    .await
+    };
+    KEYS.run(tx, spent, bind).await
 }
