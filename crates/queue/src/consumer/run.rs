@@ -194,7 +194,10 @@ impl Run {
     }
 
     async fn next_event(&mut self) -> Event {
-        let wake_at = self.desk.wake_at(Instant::now());
+        let mut wake_at = self.desk.wake_at(Instant::now());
+        if let (Some(asked), None) = (self.asked, &self.asking) {
+            wake_at = wake_at.min(asked + PAUSE_CHECK);
+        }
         tokio::select! {
             biased;
             () = self.stop.cancelled(), if !self.desk.is_stopping() => Event::Stop,

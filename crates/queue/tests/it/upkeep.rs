@@ -38,12 +38,15 @@ async fn a_paused_queue_is_not_taken_from(bench: Bench) {
     upkeep(&bench).set_pause(Some(&pause())).await.unwrap();
     bench.push(&[&message(1)]).await;
     let handling = Handling::new(|_, _| Verdict::Done);
-    let mut work = Work::start(&bench.queue, &handling, config());
+    let lease = PATIENCE * 60;
+    let mut work = Work::start(&bench.queue, &handling, hokusai_queue::ConsumerConfig { lease, ..config() });
     let paused = |status: &Status| matches!(status, Status::Paused { reason, .. } if reason.contains("ada") && reason.contains("dear"));
     work.until(paused).await;
     assert_eq!((handling.deliveries(), bench.stats().await), (0, (1, 0, 0, 0)));
     upkeep(&bench).set_pause(None).await.unwrap();
+    let resumed = std::time::Instant::now();
     eventually("it goes on", PATIENCE, async || (handling.deliveries() == 1).then_some(())).await;
+    assert!(resumed.elapsed() < std::time::Duration::from_secs(5), "whatever the lease: {:?}", resumed.elapsed());
     // Ordered while it waits for a message.
     upkeep(&bench).set_pause(Some(&pause())).await.unwrap();
     work.until(paused).await;
