@@ -7,6 +7,7 @@
 mod anvil;
 mod postgres;
 mod process;
+mod proxy;
 mod redis;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
 pub use anvil::{ANVIL_KEYS, Anvil};
 pub use postgres::Postgres;
 pub use process::Process;
+pub use proxy::Proxy;
 pub use redis::Redis;
 
 /// A TCP port of 127.0.0.1 that was free a moment ago.

@@ -136,9 +136,11 @@ impl Link {
     }
 }
 
-/// The server answers, but is not the one to talk to any more.
+/// The server answers, but is not the one to talk to any more. Where a script met the refusal, Redis 6.2 says so inside the
+/// script's own error.
 fn is_misplaced(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
+        || error.detail().is_some_and(|detail| detail.contains("READONLY") || detail.contains("MASTERDOWN"))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -185,9 +187,9 @@ fn of_response(error: &RedisError) -> Class {
         Class::Misconfigured("the queue needs Redis 6.2 or later, with LMOVE and scripts allowed")
     } else if text.contains("WRONGTYPE") {
         Class::Misconfigured(TYPE_ADVICE)
-    } else if text.contains("OOM") || text.contains("MISCONF") || text.contains("READONLY") {
+    } else if text.contains("OOM") || text.contains("MISCONF") || is_misplaced(error) {
         Class::Outage
-    } else if text.contains("NOPERM") || text.contains("permission") || text.contains("invalid password") {
+    } else if ["NOPERM", "permission", "invalid password", "can't run this command"].iter().any(|sign| text.contains(sign)) {
         Class::Denied
     } else {
         Class::Defect
@@ -201,4 +203,21 @@ fn is_tls(error: &RedisError) -> bool {
     let Some(cause) = source else { return false };
     let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     cause.is::<rustls::Error>() || wrapped.is_some_and(|wrapped| wrapped.is::<rustls::Error>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_s_refusal_is_seen_through_a_script() {
+        let nested = "Error running script (call to f_5f2b): @user_script:12: -READONLY You can't write against a read only replica.";
+        let error =
+            RedisError::from((ErrorKind::Server(ServerErrorKind::ResponseError), "An error was signalled by the server", nested.into()));
+        assert!(is_misplaced(&error));
+        assert_eq!(kind_of(&error), Class::Outage);
+        let other =
+            RedisError::from((ErrorKind::Server(ServerErrorKind::ResponseError), "An error was signalled by the server", "syntax".into()));
+        assert!(!is_misplaced(&other));
+    }
 }
