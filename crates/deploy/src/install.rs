@@ -69,10 +69,12 @@ pub enum InstallError {
     #[error(transparent)]
     Sign(#[from] SignError),
     /// The chain asks for more than the cap.
-    #[error("the base fee is {base_fee_wei} wei per gas, above what the fee cap allows; nothing was sent")]
+    #[error("the base fee is {base_fee_wei} and the tip {tip_wei} wei per gas, together above the fee cap; nothing was sent")]
     FeeAboveCap {
         /// The base fee.
         base_fee_wei: u128,
+        /// The tip.
+        tip_wei: u128,
     },
     /// It was perhaps sent; whether it is in a block is not known.
     #[error(
@@ -109,8 +111,12 @@ pub async fn deploy_registry(node: &Node, signer: &dyn Signer, plan: &RegistryPl
     tracing::info!(hash = %signed.hash, %address, "deploying a registry");
     let said = match node.send(&signed.raw).await {
         Ok(_) | Err(RpcError::AlreadyKnown) => "it was accepted".to_owned(),
-        Err(error @ (RpcError::Away { .. } | RpcError::Garbled { .. })) => error.to_string(),
-        Err(error) => return Err(error.into()),
+        // Only these say that no endpoint can have kept it.
+        Err(error @ (RpcError::Underpriced { .. } | RpcError::Unfunded { .. })) => return Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "the node did not confirm that it took the transaction; looking for it in blocks");
+            error.to_string()
+        }
     };
     let Some(receipt) = wait(node, signed.hash, plan.patience).await else {
         return Err(InstallError::Unknown { transaction_hash: signed.hash, address, last: said });
@@ -141,13 +147,14 @@ async fn prepare(node: &Node, account: Address, input: Bytes, plan: &RegistryPla
     let head = node.head().await?;
     let base_fee_wei = head.base_fee_wei.unwrap_or_default();
     let tip = node.suggested_tip_wei().await?;
-    let offer = plan.fees.offer(base_fee_wei, tip).ok_or(InstallError::FeeAboveCap { base_fee_wei })?;
+    let tip_wei = tip.unwrap_or(plan.fees.default_tip_wei);
+    let offer = plan.fees.offer(base_fee_wei, tip).ok_or(InstallError::FeeAboveCap { base_fee_wei, tip_wei })?;
     let gas = node.estimate_gas(account, None, &input).await?;
     let nonce = node.next_nonce(account, At::Pending).await?;
     let transaction = TxEip1559 {
         chain_id: node.chain_id().await?,
         nonce,
-        gas_limit: (gas + gas / 10).min(head.gas_limit),
+        gas_limit: gas.saturating_add(gas / 10).min(head.gas_limit),
         max_fee_per_gas: offer.max_fee_wei,
         max_priority_fee_per_gas: offer.tip_wei,
         to: TxKind::Create,

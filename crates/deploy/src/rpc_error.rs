@@ -30,6 +30,12 @@ pub enum RpcError {
     /// The nonce is used.
     #[error("the nonce is used already")]
     NonceTooLow,
+    /// An earlier nonce is missing, and the node does not keep what waits for it.
+    #[error("an earlier nonce is missing: {message}")]
+    NonceTooHigh {
+        /// The node's words.
+        message: String,
+    },
     /// The fee is too low, alone or as a replacement.
     #[error("the fee is too low: {message}")]
     Underpriced {
@@ -92,9 +98,12 @@ enum Meaning {
     Away,
     AlreadyKnown,
     NonceTooLow,
+    NonceTooHigh,
     Underpriced,
     Unfunded,
     Reverted,
+    /// Nothing that is known here, although a looser fragment further down would match.
+    Refused,
 }
 
 /// Lower-case fragments of what nodes say, first match wins: "replacement transaction underpriced" must be met before a
@@ -102,6 +111,7 @@ enum Meaning {
 const SAYINGS: &[(&str, Meaning)] = &[
     ("already known", Meaning::AlreadyKnown),
     ("alreadyknown", Meaning::AlreadyKnown),
+    ("unknown transaction", Meaning::Refused),
     ("known transaction", Meaning::AlreadyKnown),
     ("already imported", Meaning::AlreadyKnown),
     ("existing tx with same hash", Meaning::AlreadyKnown),
@@ -109,6 +119,14 @@ const SAYINGS: &[(&str, Meaning)] = &[
     ("nonce too low", Meaning::NonceTooLow),
     ("nonce is too low", Meaning::NonceTooLow),
     ("oldnonce", Meaning::NonceTooLow),
+    ("nonce too high", Meaning::NonceTooHigh),
+    ("nonce is too high", Meaning::NonceTooHigh),
+    ("nonce too distant", Meaning::NonceTooHigh),
+    ("nonce is too distant", Meaning::NonceTooHigh),
+    ("nonce_too_far_in_future", Meaning::NonceTooHigh),
+    ("noncegap", Meaning::NonceTooHigh),
+    ("nonce gap", Meaning::NonceTooHigh),
+    ("gapped", Meaning::NonceTooHigh),
     ("underpriced", Meaning::Underpriced),
     ("could not replace existing tx", Meaning::Underpriced),
     ("replacementnotallowed", Meaning::Underpriced),
@@ -128,15 +146,19 @@ const SAYINGS: &[(&str, Meaning)] = &[
     ("unknown block", Meaning::Away),
     ("missing trie node", Meaning::Away),
     ("state not available", Meaning::Away),
+    ("gas limit", Meaning::Refused),
     ("rate limit", Meaning::Away),
+    ("request limit", Meaning::Away),
+    ("request rate", Meaning::Away),
+    ("compute units", Meaning::Away),
     ("limit exceeded", Meaning::Away),
     ("too many requests", Meaning::Away),
     ("timeout", Meaning::Away),
     ("timed out", Meaning::Away),
 ];
 
-/// EIP-1474: limit exceeded, and resource unavailable.
-const AWAY_CODES: [i64; 2] = [-32005, -32002];
+/// EIP-1474: limit exceeded, and resource unavailable; and HTTP's "too many requests", which providers put into the packet.
+const AWAY_CODES: [i64; 3] = [-32005, -32002, 429];
 const METHOD_NOT_FOUND: i64 = -32601;
 /// geth and those who follow it: the call reverted, and `data` holds what it returned.
 const REVERTED_CODE: i64 = 3;
@@ -153,17 +175,23 @@ pub(crate) fn classify(method: &'static str, error: TransportError) -> RpcError 
     }
 }
 
+/// Whether an error in a JSON-RPC answer says that this endpoint cannot serve at the moment, so that another one may.
+pub(crate) fn is_away(code: i64, message: &str) -> bool {
+    meaning(code, message) == Some(Meaning::Away)
+}
+
 fn answered(method: &'static str, code: i64, message: &str, data: Option<&str>) -> RpcError {
     let data = data.and_then(returned);
     match meaning(code, message) {
         Some(Meaning::Away) => RpcError::away(method, format!("code {code}: {message}")),
         Some(Meaning::AlreadyKnown) => RpcError::AlreadyKnown,
         Some(Meaning::NonceTooLow) => RpcError::NonceTooLow,
+        Some(Meaning::NonceTooHigh) => RpcError::NonceTooHigh { message: message.to_owned() },
         Some(Meaning::Underpriced) => RpcError::Underpriced { message: message.to_owned() },
         Some(Meaning::Unfunded) => RpcError::Unfunded { message: message.to_owned() },
         Some(Meaning::Reverted) => RpcError::Reverted { message: message.to_owned(), data },
         None if code == METHOD_NOT_FOUND => RpcError::Unsupported { method },
-        None => RpcError::Refused { method, code, message: message.to_owned() },
+        Some(Meaning::Refused) | None => RpcError::Refused { method, code, message: message.to_owned() },
     }
 }
 
@@ -196,7 +224,7 @@ mod tests {
     /// Recorded from the sources and logs of the clients named; anvil's are tested live in `tests/it/anvil.rs`.
     #[test]
     fn recorded_samples_mean_what_they_should() {
-        use Meaning::{AlreadyKnown, Away, NonceTooLow, Reverted, Underpriced, Unfunded};
+        use Meaning::{AlreadyKnown, Away, NonceTooHigh, NonceTooLow, Refused, Reverted, Underpriced, Unfunded};
         // geth (core/txpool/errors.go, core/error.go, core/txpool/validation.go)
         check(-32000, "already known", Some(AlreadyKnown));
         check(-32000, "nonce too low: next nonce 5, tx nonce 4", Some(NonceTooLow));
@@ -210,8 +238,13 @@ mod tests {
         check(-32000, "missing trie node d0f1 (path ) state is not available", Some(Away));
         check(3, "execution reverted", Some(Reverted));
         check(-32000, "execution reverted: not the deployer", Some(Reverted));
+        check(-32000, "nonce too high: tx nonce 9, gapped nonce 7", Some(NonceTooHigh));
+        check(-32000, "transaction type not supported", None);
         check(-32000, "tx fee (1.20 ether) exceeds the configured cap (1.00 ether)", None);
-        check(-32000, "transaction gas limit too high (cap: 16777216, tx: 30000000)", None);
+        check(-32000, "transaction gas limit too high (cap: 16777216, tx: 30000000)", Some(Refused));
+        check(-32000, "exceeds block gas limit", Some(Refused));
+        check(-32000, "block gas limit exceeded", Some(Refused));
+        check(-32602, "unknown transaction type: 4", Some(Refused));
         check(-32000, "invalid sender", None);
         // erigon (txnprovider/txpool/txpoolcfg)
         check(-32000, "ALREADY_EXISTS: already known", Some(AlreadyKnown));
@@ -223,10 +256,14 @@ mod tests {
         // nethermind (Nethermind.TxPool/AcceptTxResult.cs)
         check(-32010, "AlreadyKnown", Some(AlreadyKnown));
         check(-32010, "OldNonce, Current nonce: 5, nonce of rejected tx: 4", Some(NonceTooLow));
+        check(-32010, "NonceGap, Future nonce. Expected nonce: 5", Some(NonceTooHigh));
         check(-32010, "FeeTooLow, MaxFeePerGas too low. MaxFeePerGas: 1, BaseFee: 7", Some(Underpriced));
         check(-32010, "ReplacementNotAllowed", Some(Underpriced));
         check(-32010, "InsufficientFunds, Account balance: 0, cumulative cost: 21000", Some(Unfunded));
         check(-32015, "VM execution error.", Some(Reverted));
+        // besu (ethereum/eth/.../TransactionInvalidReason.java)
+        check(-32000, "NONCE_TOO_FAR_IN_FUTURE_FOR_SENDER", Some(NonceTooHigh));
+        check(-32000, "Transaction nonce is too distant from current sender nonce", Some(NonceTooHigh));
         // reth (crates/rpc/rpc-eth-types/src/error)
         check(-32000, "already known", Some(AlreadyKnown));
         check(-32000, "nonce too low: next nonce 1, tx nonce 0", Some(NonceTooLow));
@@ -234,6 +271,9 @@ mod tests {
         check(-32005, "project ID request rate exceeded", Some(Away));
         check(-32005, "daily request count exceeded, request rate limited", Some(Away));
         check(429, "Too Many Requests", Some(Away));
+        check(429, "Your app has exceeded its compute units per second capacity.", Some(Away));
+        check(-32007, "50/second request limit reached - reduce calls per second or upgrade your account", Some(Away));
+        check(-32000, "daily limit exceeded", Some(Away));
         check(-32601, "the method eth_maxPriorityFeePerGas does not exist/is not available", None);
     }
 

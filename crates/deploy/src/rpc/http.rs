@@ -1,11 +1,15 @@
 //! JSON-RPC over HTTP to one of several endpoints, as an alloy transport.
 //!
 //! alloy's own HTTP transport puts the address into spans and errors, and addresses of providers hold keys; this one names
-//! an endpoint by host alone. An endpoint that failed is tried last for a while. Before its first use an endpoint must name
-//! the same chain as the others: a failover to another chain would be believed.
+//! an endpoint by host alone. An endpoint that failed is tried last for a while; one that answers with a rate limit, or that it
+//! lags, has failed too. Before its first use, and after each failure, an endpoint must name the same chain as the others: a
+//! failover to another chain would be believed.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -21,6 +25,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::Service;
 use url::Url;
+
+use crate::rpc_error::is_away;
 
 /// An endpoint that failed is tried last for this long.
 const REST: Duration = Duration::from_secs(15);
@@ -66,7 +72,7 @@ struct Endpoint {
     /// Host and port: all of the address that may be shown.
     name: String,
     rests_until: Mutex<Option<Instant>>,
-    verified: OnceLock<()>,
+    verified: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -93,23 +99,24 @@ impl Failover {
         self.timeout * (u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX) + 1)
     }
 
+    /// The first answer that is one. If no endpoint has any, what the last one said is the answer.
     async fn ask(self, packet: RequestPacket) -> Result<ResponsePacket, TransportError> {
-        let mut failure = None;
+        let mut failure = Err(TransportErrorKind::backend_gone());
         let (rested, resting): (Vec<_>, Vec<_>) = self.endpoints.iter().partition(|endpoint| !endpoint.rests());
         for endpoint in rested.into_iter().chain(resting) {
             match self.ask_one(endpoint, &packet).await {
-                Ok(answer) => {
+                Ok(answer) if !says_away(&answer) => {
                     *endpoint.rests_until.lock() = None;
                     return Ok(answer);
                 }
-                Err(error) => {
-                    tracing::debug!(endpoint = endpoint.name, %error, "the endpoint failed");
-                    *endpoint.rests_until.lock() = Some(Instant::now() + REST);
-                    failure = Some(error);
+                failed => {
+                    tracing::debug!(endpoint = endpoint.name, ?failed, "the endpoint failed");
+                    endpoint.failed();
+                    failure = failed;
                 }
             }
         }
-        Err(failure.unwrap_or_else(TransportErrorKind::backend_gone))
+        failure
     }
 
     async fn ask_one(&self, endpoint: &Endpoint, packet: &RequestPacket) -> Result<ResponsePacket, TransportError> {
@@ -120,7 +127,7 @@ impl Failover {
     }
 
     async fn verify(&self, endpoint: &Endpoint) -> Result<(), TransportError> {
-        if endpoint.verified.get().is_some() {
+        if endpoint.verified.load(Ordering::Relaxed) {
             return Ok(());
         }
         let body = self.post(endpoint, &json!({ "jsonrpc": "2.0", "id": 0, "method": "eth_chainId", "params": [] })).await?;
@@ -133,7 +140,7 @@ impl Failover {
             let problem = format!("{}: serves chain {said}, not chain {expected}; remove it from the list of nodes", endpoint.name);
             return Err(TransportErrorKind::non_retryable_str(&problem));
         }
-        let _ = endpoint.verified.set(());
+        endpoint.verified.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -142,7 +149,11 @@ impl Failover {
         let answer = self.client.post(endpoint.url.clone()).json(body).send().await.map_err(hide)?;
         let status = answer.status();
         let bytes = answer.bytes().await.map_err(hide)?;
-        // Some nodes answer a JSON-RPC error with an HTTP error status; a body that is one is the answer.
+        // Some nodes answer a JSON-RPC error with an HTTP error status; a body that is one is the answer, unless the status
+        // itself says that there is none to be had here.
+        if matches!(status.as_u16(), 429 | 502..=504) {
+            return Err(TransportErrorKind::custom_str(&format!("{}: HTTP status {status}", endpoint.name)));
+        }
         if status.is_success() || serde_json::from_slice::<ResponsePacket>(&bytes).is_ok_and(|packet| packet.is_error()) {
             return Ok(bytes.to_vec());
         }
@@ -157,12 +168,22 @@ impl Endpoint {
         }
         let host = url.host_str().unwrap_or_default();
         let name = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        Ok(Self { url: url.clone(), name, rests_until: Mutex::new(None), verified: OnceLock::new() })
+        Ok(Self { url: url.clone(), name, rests_until: Mutex::new(None), verified: AtomicBool::new(false) })
+    }
+
+    /// Whatever stands behind the address next need not be what stood there before.
+    fn failed(&self) {
+        *self.rests_until.lock() = Some(Instant::now() + REST);
+        self.verified.store(false, Ordering::Relaxed);
     }
 
     fn rests(&self) -> bool {
         self.rests_until.lock().is_some_and(|until| Instant::now() < until)
     }
+}
+
+fn says_away(answer: &ResponsePacket) -> bool {
+    answer.as_error().is_some_and(|error| is_away(error.code, &error.message))
 }
 
 /// An error with its sources: reqwest says "error sending request" and leaves "connection refused" to them.
