@@ -163,14 +163,6 @@ pub enum Unfitting {
         /// The configured address.
         registry: Address,
     },
-    /// The deployer may not deploy.
-    #[error("{deployer} does not hold the deployer role of the registry {registry}: its owner must grant it")]
-    NotDeployer {
-        /// The registry.
-        registry: Address,
-        /// The account of the configured key.
-        deployer: Address,
-    },
 }
 
 /// What [`check_chain`] found.
@@ -180,10 +172,13 @@ pub struct ChainFacts {
     pub chain_id: u64,
     /// Its finality: as configured, or the chain's default.
     pub finality: Finality,
+    /// Whether the deployer holds the deployer role. Without it nothing new can be sent, but what was sent can be settled:
+    /// warn, and start. [`check_node`] does not ask and says yes.
+    pub may_deploy: bool,
 }
 
-/// The startup check: the chain is the one meant, its finality is known, the registry is there and of our interface, and
-/// the deployer holds its role.
+/// The startup check: the chain is the one meant, its finality is known, and the registry is there and of our interface.
+/// Whether the deployer holds its role is in the answer.
 ///
 /// # Errors
 ///
@@ -205,8 +200,7 @@ pub async fn check_chain(
     }
     let question = hasRoleCall { role: Role::Deployer, account: deployer };
     match view::<hasRoleCall>(node, deployer, registry, &question).await? {
-        Some(true) => Ok(facts),
-        Some(false) => Err(Unfitting::NotDeployer { registry, deployer }),
+        Some(may_deploy) => Ok(ChainFacts { may_deploy, ..facts }),
         None => Err(Unfitting::NotARegistry { registry }),
     }
 }
@@ -228,7 +222,7 @@ pub async fn check_node(node: &Node, pinned_chain_id: Option<u64>, finality: Opt
     if node.head().await?.base_fee_wei.is_none() {
         return Err(Unfitting::NoBaseFee { chain_id });
     }
-    Ok(ChainFacts { chain_id, finality })
+    Ok(ChainFacts { chain_id, finality, may_deploy: true })
 }
 
 /// `None` if the contract does not understand the question.

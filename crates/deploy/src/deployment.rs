@@ -206,13 +206,15 @@ pub enum Effect {
     Send,
     /// Sign the same call again for the same nonce with a higher fee; store it; send it.
     Bump,
+    /// The same, if the chain asks for more today than the latest attempt offers; otherwise nothing.
+    Reprice,
     /// Sign a transaction that does nothing for the same nonce with a higher fee; store it; send it.
     Cancel,
     /// Read what became of each deployment and write it down.
     Settle,
     /// Plan the deployments anew: their nonce is gone.
     Release,
-    /// The whole call failed: plan its deployments anew, each alone; one that was alone is refused with the reason.
+    /// The whole call failed: plan its deployments anew, each alone; one that was alone and refused with a reason is refused.
     Split,
     /// Report an outage and try again later.
     Pause(Outage),
@@ -265,6 +267,23 @@ pub struct Patience {
     pub resend_after_ms: i64,
     /// A nonce that somebody else seems to have used, at final depth, is believed lost after it has looked so for this long.
     pub lost_after_ms: i64,
+    /// Bytes that the node has refused for this long, without a break, are given up: their nonce is used by a cancellation,
+    /// and their deployments are planned anew.
+    pub refused_after_ms: i64,
+}
+
+/// What the node last said to the latest attempt, as far as this sender has heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing yet: the attempt is new, or the sender is.
+    Nothing,
+    /// It took the bytes, or perhaps did.
+    Taken,
+    /// It will not take them, whatever fee they offer: no money, an earlier nonce missing, or a rule of its own.
+    Declined {
+        /// Since when, without a break.
+        since_ms: i64,
+    },
 }
 
 /// A slot as far as [`step`] needs to know it.
@@ -280,10 +299,30 @@ pub struct SlotFacts {
     pub sent_at_ms: Option<i64>,
     /// Since when, without a break, the nonce has looked used by somebody else.
     pub taken_since_ms: Option<i64>,
+    /// What the node last said to the latest attempt.
+    pub heard: Heard,
+    /// Whether the latest attempt replaced an earlier one.
+    pub bumped: bool,
+    /// Whether the latest attempt is a cancellation.
+    pub cancelled: bool,
 }
 
 impl SlotFacts {
-    fn forgotten(&self, patience: &Patience, now_ms: i64) -> bool {
+    /// Whether patience with the latest attempt has run out. Not from signing alone: what was reorganised away, or could not
+    /// be paid for a while, has only begun to wait.
+    fn stuck(&self, patience: &Patience, now_ms: i64) -> bool {
+        now_ms - self.signed_at_ms.max(self.since_ms) >= patience.stuck_after_ms
+    }
+
+    /// What follows when the node refuses the bytes: wait for a person, but not with the nonce for ever.
+    fn refused(&self, patience: &Patience, now_ms: i64) -> Effect {
+        match self.heard {
+            Heard::Declined { since_ms } if !self.cancelled && now_ms - since_ms >= patience.refused_after_ms => Effect::Cancel,
+            _ => Effect::Pause(Outage::NodeRefuses),
+        }
+    }
+
+    pub(crate) fn forgotten(&self, patience: &Patience, now_ms: i64) -> bool {
         self.sent_at_ms.is_none_or(|sent| now_ms - sent >= patience.resend_after_ms)
     }
 }
@@ -307,26 +346,27 @@ pub fn step(slot: &SlotFacts, observation: Observation, patience: &Patience, now
         other => other,
     };
     let (state, effect) = match slot.state {
-        SlotState::Signed => unsent(observation),
+        SlotState::Signed => unsent(slot, observation, patience, now_ms),
         SlotState::Broadcast => sent(slot, observation, patience, now_ms),
         SlotState::Included => included(slot, observation, patience, now_ms),
         SlotState::Final => finished(observation),
-        SlotState::Reverted => reverted(observation),
-        SlotState::Lost => (SlotState::Lost, Effect::Wait),
+        SlotState::Reverted | SlotState::Lost => unridden(slot.state, observation),
     };
     Step { state, effect }
 }
 
-fn unsent(observation: Observation) -> (SlotState, Effect) {
+fn unsent(slot: &SlotFacts, observation: Observation, patience: &Patience, now_ms: i64) -> (SlotState, Effect) {
     use SlotState::{Broadcast, Lost, Signed};
     match observation {
         // "Maybe sent" is a state like sent: only the chain tells them apart.
         Observation::Accepted | Observation::MaybeSent | Observation::NonceTooLow | Observation::Pending { known: true } => {
             (Broadcast, Effect::Wait)
         }
-        Observation::Underpriced => (Signed, Effect::Bump),
+        // The first offer may have been overtaken by a block; one that was raised already is not raised at every look.
+        Observation::Underpriced if !slot.bumped || slot.stuck(patience, now_ms) => (Signed, Effect::Bump),
+        Observation::Underpriced => (Signed, Effect::Reprice),
         Observation::Unfunded => (Signed, Effect::Pause(Outage::OutOfFunds)),
-        Observation::Unsendable => (Signed, Effect::Pause(Outage::NodeRefuses)),
+        Observation::Unsendable => (Signed, slot.refused(patience, now_ms)),
         Observation::Pending { known: false } => (Signed, Effect::Send),
         Observation::Mined { success, deep, .. } => mined(success, deep),
         Observation::Taken { deep: true } => (Lost, Effect::Release),
@@ -338,11 +378,13 @@ fn unsent(observation: Observation) -> (SlotState, Effect) {
 
 fn sent(slot: &SlotFacts, observation: Observation, patience: &Patience, now_ms: i64) -> (SlotState, Effect) {
     use SlotState::{Broadcast, Lost};
-    // Not from signing alone: what was reorganised away, or could not be paid for a while, has only begun to wait.
-    let stuck = now_ms - slot.signed_at_ms.max(slot.since_ms) >= patience.stuck_after_ms;
+    let stuck = slot.stuck(patience, now_ms);
     let forgotten = slot.forgotten(patience, now_ms);
     match observation {
-        Observation::Pending { .. } | Observation::Underpriced if stuck => (Broadcast, Effect::Bump),
+        Observation::Pending { known: true } | Observation::Underpriced if stuck => (Broadcast, Effect::Bump),
+        // Many nodes do not show what waits in their pools. But no fee helps bytes that the node does not take, and what
+        // it makes of them is asked before they are replaced.
+        Observation::Pending { known: false } if stuck && slot.heard == Heard::Taken => (Broadcast, Effect::Bump),
         Observation::Pending { known: false } if forgotten => (Broadcast, Effect::Send),
         Observation::Accepted
         | Observation::MaybeSent
@@ -352,7 +394,7 @@ fn sent(slot: &SlotFacts, observation: Observation, patience: &Patience, now_ms:
         | Observation::Taken { deep: false }
         | Observation::Behind => (Broadcast, Effect::Wait),
         Observation::Unfunded => (Broadcast, Effect::Pause(Outage::OutOfFunds)),
-        Observation::Unsendable => (Broadcast, Effect::Pause(Outage::NodeRefuses)),
+        Observation::Unsendable => (Broadcast, slot.refused(patience, now_ms)),
         Observation::Mined { success, deep, .. } => mined(success, deep),
         Observation::Taken { deep: true } => (Lost, Effect::Release),
         Observation::Purposeless => (Broadcast, Effect::Cancel),
@@ -404,14 +446,13 @@ fn finished(observation: Observation) -> (SlotState, Effect) {
     }
 }
 
-/// Nobody rides on a reverted slot any more; if a deep reorg gives its nonce back, the nonce must be used again, or
+/// Nobody rides on a reverted or lost slot any more; if a deep reorg gives its nonce back, the nonce must be used again, or
 /// everything after it waits for ever.
-fn reverted(observation: Observation) -> (SlotState, Effect) {
-    use SlotState::{Broadcast, Reverted};
+fn unridden(state: SlotState, observation: Observation) -> (SlotState, Effect) {
     match observation {
-        Observation::Pending { .. } => (Broadcast, Effect::Send),
+        Observation::Pending { .. } => (SlotState::Broadcast, Effect::Send),
         Observation::Mined { success, deep, moved: true } => mined(success, deep),
-        _ => (Reverted, Effect::Wait),
+        _ => (state, Effect::Wait),
     }
 }
 

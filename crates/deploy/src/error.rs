@@ -1,6 +1,6 @@
 //! What can go wrong in this room, by what the caller does next.
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 
 use crate::{deployment::Outage, journal::JournalError, rpc_error::RpcError, signer::SignError};
 
@@ -36,6 +36,18 @@ pub enum Error {
         /// What was seen, and what to do.
         detail: String,
     },
+    /// The node serves another chain of the same id than the one this ledger is about.
+    #[error(
+        "the ledger is about a chain {chain_id} that began with block {pinned}, but the node's chain {chain_id} began with {found}: a development          chain was started anew, or it is another network; use the node of before, or an empty DATABASE_URL"
+    )]
+    OtherGenesis {
+        /// The chain.
+        chain_id: u64,
+        /// The hash of the first block, as the ledger has it.
+        pinned: B256,
+        /// As the node has it.
+        found: B256,
+    },
     /// A row of the ledger cannot be read.
     #[error("the ledger's {table} row {row} cannot be read: {problem}")]
     Unreadable {
@@ -68,7 +80,7 @@ impl Error {
             // A key service may come back, and a local key does not fail.
             Self::Sign(_) => Some(Outage::KeyAway),
             Self::Outage { outage, .. } => Some(*outage),
-            Self::LeaseLost { .. } | Self::Unreadable { .. } => None,
+            Self::LeaseLost { .. } | Self::OtherGenesis { .. } | Self::Unreadable { .. } => None,
         }
     }
 }

@@ -67,7 +67,7 @@ pub struct Deployment {
     pub fee_wei: Option<U256>,
     /// What the contract did: `token_created`, `version_recorded` or `already_recorded`.
     pub outcome: Option<String>,
-    /// Why it was refused.
+    /// Why it was refused; while it is planned, why it waits for another try.
     pub reason: Option<String>,
     /// When it was planned, in milliseconds since the epoch.
     pub created_at_ms: i64,
@@ -115,8 +115,8 @@ impl Ledger {
     }
 
     /// Records requests, each once, and answers with their rows, in the order asked. One that is there already is
-    /// answered as it stands; one that can never succeed is recorded as refused; one that was refused and comes again with
-    /// other content is planned again. The sender hears of new ones at once.
+    /// answered as it stands; one that can never succeed is recorded as refused; one that was refused and comes again is
+    /// planned again, unless it is the content that was refused and it is the same. The sender hears of new ones at once.
     ///
     /// A deployment may change between the commit and the answer: whoever waits for [`Journal::committed`] begins to listen
     /// before calling this.
@@ -130,11 +130,41 @@ impl Ledger {
                 other => break other?,
             }
         };
-        self.announce(&changes);
+        self.tell(&changes);
+        Ok(deployments)
+    }
+
+    /// Plans a refused deployment again, whatever it was refused for, as long as its request passes
+    /// [`TokenRequest::check`]. How it stands then; `None` if this ledger has no deployment of that id.
+    pub async fn retry(&self, id: &str) -> Result<Option<Deployment>, Error> {
+        let mut tx = self.db.write().await?;
+        let Some(row) = rows::by_id(&mut tx, id).await? else {
+            return Ok(None);
+        };
+        let stored = row.deployment;
+        if stored.chain_id != self.chain_id || stored.registry != self.registry {
+            return Ok(None);
+        }
+        if stored.state != DeploymentState::Refused || stored.request.check().is_err() {
+            return Ok(Some(stored));
+        }
+        let mut changes = Vec::new();
+        let request = stored.request.clone();
+        let planned = self.replan(&mut tx, stored, &request, now_ms(), &mut changes).await?;
+        if !changes.is_empty() {
+            self.journal.record(&mut tx, &changes).await?;
+        }
+        tx.commit().await?;
+        self.tell(&changes);
+        Ok(Some(planned))
+    }
+
+    /// Tells the journal, and the sender if there is something for it.
+    fn tell(&self, changes: &[Change]) {
+        self.announce(changes);
         if changes.iter().any(|change| change.deployment.state == DeploymentState::Planned) {
             self.nudge.notify_one();
         }
-        Ok(deployments)
     }
 
     async fn try_plan(&self, requests: &[TokenRequest], now_ms: i64) -> Result<(Vec<Deployment>, Vec<Change>), Error> {
@@ -188,8 +218,25 @@ impl Ledger {
         }
     }
 
-    /// A refused deployment is planned again if what was refused has been mended.
+    /// A refused deployment that is asked for again is planned again: if what was refused has been mended, or if it was not
+    /// its content that was refused.
     async fn reconsider(
+        &self,
+        tx: &mut Tx,
+        row: DeploymentRow,
+        request: &TokenRequest,
+        now_ms: i64,
+        changes: &mut Vec<Change>,
+    ) -> Result<Deployment, Error> {
+        let stored = row.deployment;
+        let hopeless = row.permanent || request.check().is_err();
+        if stored.state != DeploymentState::Refused || (hopeless && same_content(&stored.request, request)) {
+            return Ok(stored);
+        }
+        self.replan(tx, stored, request, now_ms, changes).await
+    }
+
+    async fn replan(
         &self,
         tx: &mut Tx,
         stored: Deployment,
@@ -197,13 +244,12 @@ impl Ledger {
         now_ms: i64,
         changes: &mut Vec<Change>,
     ) -> Result<Deployment, Error> {
-        if stored.state != DeploymentState::Refused || same_content(&stored.request, request) {
-            return Ok(stored);
+        let fresh = Deployment { id: stored.id, ..self.draft(request, now_ms) };
+        if !rows::replan(tx, &fresh).await? {
+            return Ok(rows::by_version(tx, self, request).await?.deployment);
         }
-        let mended = Deployment { id: stored.id, ..self.draft(request, now_ms) };
-        rows::store(tx, &mended, None).await?;
-        changes.push(Change { deployment: mended.clone(), from: Some(DeploymentState::Refused) });
-        Ok(mended)
+        changes.push(Change { deployment: fresh.clone(), from: Some(DeploymentState::Refused) });
+        Ok(fresh)
     }
 
     /// One deployment by its id.
@@ -224,6 +270,22 @@ impl Ledger {
     /// Waits until something was planned through this ledger or a clone of it.
     pub(crate) async fn nudged(&self) {
         self.nudge.notified().await;
+    }
+
+    /// Holds the ledger to one chain: the first genesis it hears of a chain id is the one it knows, and is answered.
+    pub(crate) async fn pin_genesis(&self, found: B256) -> Result<B256, Error> {
+        let question = "SELECT genesis FROM deploy_chains WHERE chain_id = $1";
+        let pinned: Option<String> =
+            sqlx::query_scalar(question).bind(rows::integer(self.chain_id)).fetch_optional(self.db.reader()).await?;
+        if let Some(pinned) = pinned {
+            return pinned.parse().map_err(|error| rows::unreadable("chains", &self.chain_id.to_string(), &error));
+        }
+        let mut tx = self.db.write().await?;
+        let pin = "INSERT INTO deploy_chains (chain_id, genesis) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        sqlx::query(pin).bind(rows::integer(self.chain_id)).bind(found.to_string()).execute(&mut *tx).await?;
+        let pinned: String = sqlx::query_scalar(question).bind(rows::integer(self.chain_id)).fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        pinned.parse().map_err(|error| rows::unreadable("chains", &self.chain_id.to_string(), &error))
     }
 
     /// Has the journal record the changes, commits, and announces them.

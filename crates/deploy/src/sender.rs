@@ -2,20 +2,24 @@
 //!
 //! One loop, one turn at a time: hold the lease, look at the chain, attend to the open slots (`sender/attend.rs`), look
 //! again at recent finals (`sender/recheck.rs`), and take what waits into a new transaction (`sender/admit.rs`). What to do
-//! about a slot is decided by [`crate::deployment::step`]; what became of deployments is worked out in `sender/settle.rs`.
+//! about a slot is decided by [`crate::deployment::step`]; bytes are signed and handed over in `sender/send.rs`; what became
+//! of deployments is worked out in `sender/settle.rs`, and what a failure means for one in `sender/verdict.rs`.
 //!
 //! Invariants:
 //!
 //! - Bytes are stored before they are sent, and recovery sends the same bytes.
 //! - The ledger owns the nonce. Every signed nonce is used: by its call, by a dearer attempt of it, or by a cancellation.
 //! - The sender may be dropped at any await; a sender on the same ledger continues. Shutting down is exactly that.
+//! - What another key signed is watched, sent again and settled under a lease of its account; nothing is signed for it.
 //! - An outage changes nothing in the ledger. It shows in [`Sender::status`].
 
 mod admit;
 mod attend;
 mod fees;
 mod recheck;
+mod send;
 mod settle;
+mod verdict;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,10 +31,11 @@ pub use self::fees::FeePolicy;
 use self::recheck::Recheck;
 use crate::{
     chain::{ChainView, Finality},
-    deployment::{Outage, Patience, SlotState},
+    deployment::{Heard, Outage, Patience, SlotState},
     error::Error,
     ledger::{Fence, Grant, Ledger, now_ms, slots::Slot},
-    rpc::Node,
+    rpc::{At, Node},
+    rpc_error::RpcError,
     signer::Signer,
 };
 
@@ -61,6 +66,10 @@ pub struct SenderConfig {
     pub recheck_every: Duration,
     /// The longest pause between two tries during an outage.
     pub outage_pause_max: Duration,
+    /// How long a request that failed without a reason waits for its next try; each failure doubles it.
+    pub hold_back_min: Duration,
+    /// The longest such wait. A try that reverts on the chain costs its gas.
+    pub hold_back_max: Duration,
 }
 
 impl SenderConfig {
@@ -75,10 +84,12 @@ impl SenderConfig {
             chain_poll_max: Duration::from_secs(3),
             max_in_flight: 4,
             fees: FeePolicy::default(),
-            patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 3_000, lost_after_ms: 5_000 },
+            patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 3_000, lost_after_ms: 5_000, refused_after_ms: 120_000 },
             recheck_window: Duration::from_secs(3600),
             recheck_every: Duration::from_secs(60),
             outage_pause_max: Duration::from_secs(5),
+            hold_back_min: Duration::from_secs(2),
+            hold_back_max: Duration::from_secs(3600),
         }
     }
 }
@@ -143,6 +154,8 @@ pub struct Sender {
     tenure: Option<Tenure>,
     chain_pause: Duration,
     outage_pause: Duration,
+    /// The chain is the one the ledger is about, as far as the node tells.
+    chain_is_known: bool,
 }
 
 /// What a sender knows while it holds the lease. Only it writes, so what it remembers is what the ledger holds; after any
@@ -150,12 +163,29 @@ pub struct Sender {
 #[derive(Debug)]
 struct Tenure {
     fence: Fence,
+    /// Leases of accounts whose key is not ours and that left slots open.
+    others: Vec<Fence>,
     renewed_at_ms: i64,
+    /// Of all these accounts.
     open: Vec<Slot>,
     recheck: Recheck,
     holes_at_ms: i64,
-    /// Nonces that look used by somebody else, and since when.
-    taken: BTreeMap<u64, i64>,
+    watched: BTreeMap<(Address, u64), Watched>,
+}
+
+/// What a sender notices about a slot over several looks. It is not in the ledger: after a restart it begins anew.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    /// Since when, without a break, the nonce has looked used by somebody else.
+    taken_since_ms: Option<i64>,
+    /// What the node last said to the latest attempt.
+    heard: Heard,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self { taken_since_ms: None, heard: Heard::Nothing }
+    }
 }
 
 impl Sender {
@@ -164,7 +194,7 @@ impl Sender {
         let (status, _) = watch::channel(SenderStatus::Starting);
         let holder = format!("{}/{}", std::process::id(), uuid::Uuid::new_v4());
         let (chain_pause, outage_pause) = (config.chain_poll_min, config.chain_poll_min);
-        Self { ledger, node, signer, config, holder, status, tenure: None, chain_pause, outage_pause }
+        Self { ledger, node, signer, config, holder, status, tenure: None, chain_pause, outage_pause, chain_is_known: false }
     }
 
     /// What it is doing.
@@ -176,12 +206,11 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// Only what waiting will not mend: a ledger that cannot be read or refuses a write, a journal that refuses a change.
+    /// Only what waiting will not mend: a ledger that cannot be read, refuses a write, or is about another chain; a journal
+    /// that refuses a change.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let outcome = shutdown.run_until_cancelled(self.work()).await.unwrap_or(Ok(()));
-        if let Some(tenure) = self.tenure.take()
-            && let Err(error) = self.ledger.give_up(&tenure.fence).await
-        {
+        if let Err(error) = self.ledger.give_up_all(&self.holder).await {
             tracing::debug!(%error, "the lease could not be given up; it runs out by itself");
         }
         self.status.send_replace(SenderStatus::Stopped);
@@ -252,32 +281,44 @@ impl Sender {
         if let Some(rest) = self.hold_lease(now_ms).await? {
             return Ok(rest);
         }
-        let waiting = self.ledger.waiting(admit::LOOK_AHEAD).await?;
-        let in_flight = self.open().len();
+        self.check_genesis().await?;
         let recheck = self.tenure.as_ref().is_some_and(|tenure| tenure.recheck.is_due(now_ms));
-        if in_flight == 0 && waiting.is_empty() && !recheck {
-            self.status.send_if_modified(|status| replace_if_other(status, SenderStatus::Idle));
+        if recheck {
+            self.adopt(now_ms).await?;
+        }
+        let waiting = self.ledger.waiting(admit::LOOK_AHEAD, now_ms).await?;
+        if self.open().is_empty() && waiting.is_empty() && !recheck {
+            self.report_rest(now_ms).await?;
             return Ok(Rest::Idle);
         }
         let view = ChainView::look(&self.node, self.config.finality).await?;
-        let mut moved = self.attend_all(&view, now_ms).await?;
-        if recheck {
-            moved |= self.recheck(&view, now_ms).await?;
-        }
-        moved |= self.look_for_holes(&view, now_ms).await?;
+        let mut moved = self.watch_all(&view, recheck, now_ms).await?;
         let admitted = self.admit(waiting, &view, now_ms).await?;
-        self.report_work(&admitted);
+        moved |= admitted.moved;
+        self.report_work(&admitted, now_ms).await?;
         Ok(match admitted.rest {
             Some(window) if !moved => Rest::For(window),
-            _ if moved || admitted.moved => Rest::Soon,
+            _ if moved => Rest::Soon,
             _ if self.open().is_empty() && admitted.waiting == 0 => Rest::Idle,
             _ => Rest::Longer,
         })
     }
 
+    /// Attends to everything that was signed. What is in trouble does not keep the rest from being looked at, which may be
+    /// its cure; the first trouble is the answer in the end. Whether anything moved.
+    async fn watch_all(&mut self, view: &ChainView, recheck: bool, now_ms: i64) -> Result<bool, Error> {
+        let mut trouble = None;
+        let mut moved = self.attend_all(view, now_ms, &mut trouble).await?;
+        if recheck {
+            moved |= set_aside(self.recheck(view, now_ms).await, &mut trouble)?;
+        }
+        moved |= set_aside(self.look_for_holes(view, now_ms).await, &mut trouble)?;
+        trouble.map_or(Ok(moved), Err)
+    }
+
     /// While anything waits for inclusion, now and then.
     async fn look_for_holes(&mut self, view: &ChainView, now_ms: i64) -> Result<bool, Error> {
-        let waits = self.open().iter().any(|slot| slot.state != SlotState::Included);
+        let waits = self.own().any(|slot| slot.state != SlotState::Included);
         let due = |tenure: &mut Tenure| {
             let due = now_ms >= tenure.holes_at_ms;
             if due {
@@ -286,62 +327,154 @@ impl Sender {
             due
         };
         if waits && self.tenure.as_mut().is_some_and(due) {
-            return self.fill_holes(view).await;
+            return Ok(self.fill_holes(view).await?.filled);
         }
         Ok(false)
     }
 
-    fn report_work(&self, admitted: &admit::Admitted) {
-        let in_flight = self.open().len();
-        let status = match (admitted.waiting, in_flight) {
-            (0, 0) => SenderStatus::Idle,
-            (waiting, in_flight) => SenderStatus::Working { waiting, in_flight },
-        };
-        self.status.send_if_modified(|before| replace_if_other(before, status));
+    async fn report_work(&self, admitted: &admit::Admitted, now_ms: i64) -> Result<(), Error> {
+        match (admitted.waiting, self.open().len()) {
+            (0, 0) => self.report_rest(now_ms).await?,
+            (waiting, in_flight) => self.report(SenderStatus::Working { waiting, in_flight }),
+        }
+        Ok(())
+    }
+
+    /// There is nothing to do now: because there is nothing, or because what there is waits for another try.
+    async fn report_rest(&self, now_ms: i64) -> Result<(), Error> {
+        match self.ledger.held_back(now_ms).await? {
+            Some(deployment) => {
+                let reason = deployment.reason.unwrap_or_default();
+                self.report_outage(Outage::NodeRefuses, format!("deployment {} waits for another try: {reason}", deployment.id));
+            }
+            None => self.report(SenderStatus::Idle),
+        }
+        Ok(())
+    }
+
+    fn report(&self, status: SenderStatus) {
+        self.status.send_if_modified(|before| {
+            let other = *before != status;
+            *before = status;
+            other
+        });
     }
 
     /// Takes the lease or renews it; `Some` if another sender has it.
     async fn hold_lease(&mut self, now_ms: i64) -> Result<Option<Rest>, Error> {
-        let lease_ms = i64::try_from(self.config.lease.as_millis()).unwrap_or(i64::MAX);
-        if let Some(tenure) = &mut self.tenure {
-            if now_ms.saturating_sub(tenure.renewed_at_ms) < lease_ms / 3 {
-                return Ok(None);
-            }
-            self.ledger.renew(&tenure.fence, now_ms).await?;
-            tenure.open = self.ledger.open_slots(tenure.fence.account).await?;
-            tenure.renewed_at_ms = now_ms;
+        if self.tenure.is_some() {
+            self.renew(now_ms).await?;
             return Ok(None);
         }
-        match self.ledger.acquire(self.account(), &self.holder, lease_ms, now_ms).await? {
+        match self.ledger.acquire(self.account(), &self.holder, self.lease_ms(), now_ms).await? {
             Grant::Ours(fence) => {
-                let open = self.ledger.open_slots(fence.account).await?;
-                self.warn_of_other_accounts().await?;
-                tracing::info!(account = %fence.account, fence = fence.number, open = open.len(), "holding the deployer account");
-                self.tenure = Some(Tenure {
-                    fence,
-                    renewed_at_ms: now_ms,
-                    open,
-                    recheck: Recheck::due(),
-                    holes_at_ms: now_ms,
-                    taken: BTreeMap::new(),
-                });
+                self.begin(fence, now_ms).await?;
                 Ok(None)
             }
             Grant::HeldBy { holder, expires_at_ms } => {
-                let status = SenderStatus::Standby { holder, until_ms: expires_at_ms };
-                self.status.send_if_modified(|before| replace_if_other(before, status));
+                self.report(SenderStatus::Standby { holder, until_ms: expires_at_ms });
                 let left = u64::try_from(expires_at_ms - now_ms).unwrap_or(0);
                 Ok(Some(Rest::For(Duration::from_millis(left.max(1)).min(self.config.idle_poll))))
             }
         }
     }
 
-    /// What another key signed can only be finished with that key: its nonces are not ours.
-    async fn warn_of_other_accounts(&self) -> Result<(), Error> {
-        for (account, slots) in self.ledger.open_slots_of_others(self.account()).await? {
-            tracing::warn!(account, slots, "transactions of another deployer account are unfinished; start a worker with its key");
+    async fn begin(&mut self, fence: Fence, now_ms: i64) -> Result<(), Error> {
+        let account = fence.account;
+        tracing::info!(%account, fence = fence.number, "holding the deployer account");
+        // At once, so that the lease is given up whenever this ends.
+        self.tenure = Some(Tenure {
+            fence,
+            others: Vec::new(),
+            renewed_at_ms: now_ms,
+            open: Vec::new(),
+            recheck: Recheck::due(),
+            holes_at_ms: now_ms,
+            watched: BTreeMap::new(),
+        });
+        let open = self.ledger.open_slots(account).await?;
+        if let Some(tenure) = &mut self.tenure {
+            tenure.open = open;
+        }
+        for (registry, deployments) in self.ledger.planned_elsewhere().await? {
+            tracing::warn!(
+                registry,
+                deployments,
+                "planned deployments are for a registry that is not the configured one; they wait for it"
+            );
         }
         Ok(())
+    }
+
+    /// A development chain that was started anew has the id of the one before, and nothing else of it.
+    async fn check_genesis(&mut self) -> Result<(), Error> {
+        if self.chain_is_known {
+            return Ok(());
+        }
+        let found = match self.node.block(At::Number(0)).await {
+            Ok(Some(genesis)) => genesis.hash,
+            Ok(None) | Err(RpcError::Refused { .. } | RpcError::Unsupported { .. }) => {
+                tracing::warn!("the node does not show the chain's first block, so it is not known to be the chain of the ledger");
+                self.chain_is_known = true;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (chain_id, pinned) = (self.ledger.chain_id, self.ledger.pin_genesis(found).await?);
+        if pinned != found {
+            return Err(Error::OtherGenesis { chain_id, pinned, found });
+        }
+        self.chain_is_known = true;
+        Ok(())
+    }
+
+    async fn renew(&mut self, now_ms: i64) -> Result<(), Error> {
+        let lease_ms = self.lease_ms();
+        let Some(tenure) = &mut self.tenure else { return Ok(()) };
+        if now_ms.saturating_sub(tenure.renewed_at_ms) < lease_ms / 3 {
+            return Ok(());
+        }
+        self.ledger.renew(&tenure.fence, now_ms).await?;
+        let mut open = self.ledger.open_slots(tenure.fence.account).await?;
+        let mut kept = Vec::new();
+        for fence in std::mem::take(&mut tenure.others) {
+            match self.ledger.renew(&fence, now_ms).await {
+                Err(Error::LeaseLost { .. }) => continue,
+                renewed => renewed?,
+            }
+            let left = self.ledger.open_slots(fence.account).await?;
+            if left.is_empty() {
+                self.ledger.give_up(&fence).await?;
+                continue;
+            }
+            open.extend(left);
+            kept.push(fence);
+        }
+        (tenure.others, tenure.open, tenure.renewed_at_ms) = (kept, open, now_ms);
+        Ok(())
+    }
+
+    /// Takes over what other keys left open on this chain, as far as no sender with those keys is at work.
+    async fn adopt(&mut self, now_ms: i64) -> Result<(), Error> {
+        let (ours, lease_ms) = (self.account(), self.lease_ms());
+        let accounts = self.ledger.other_accounts(ours).await?;
+        let Some(tenure) = &mut self.tenure else { return Ok(()) };
+        for account in accounts {
+            if tenure.others.iter().any(|fence| fence.account == account) {
+                continue;
+            }
+            if let Grant::Ours(fence) = self.ledger.acquire(account, &self.holder, lease_ms, now_ms).await? {
+                let open = self.ledger.open_slots(account).await?;
+                tracing::warn!(%account, slots = open.len(), "another key left transactions unfinished; they are watched and sent again as they are");
+                tenure.others.push(fence);
+                tenure.open.extend(open);
+            }
+        }
+        Ok(())
+    }
+
+    fn lease_ms(&self) -> i64 {
+        i64::try_from(self.config.lease.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn account(&self) -> Address {
@@ -349,28 +482,55 @@ impl Sender {
     }
 
     fn fence(&self) -> Result<&Fence, Error> {
-        let lost = Error::LeaseLost { chain_id: self.ledger.chain_id, account: self.account() };
-        self.tenure.as_ref().map(|tenure| &tenure.fence).ok_or(lost)
+        self.fence_of(self.account())
     }
 
+    /// The right to write about an account's slots.
+    fn fence_of(&self, account: Address) -> Result<&Fence, Error> {
+        let lost = Error::LeaseLost { chain_id: self.ledger.chain_id, account };
+        let tenure = self.tenure.as_ref();
+        let fence = tenure.and_then(|tenure| tenure.others.iter().chain([&tenure.fence]).find(|fence| fence.account == account));
+        fence.ok_or(lost)
+    }
+
+    /// Every slot that is watched.
     fn open(&self) -> &[Slot] {
         self.tenure.as_ref().map_or(&[], |tenure| &tenure.open)
+    }
+
+    /// The open slots of the account whose key is ours.
+    fn own(&self) -> impl Iterator<Item = &Slot> {
+        let account = self.account();
+        self.open().iter().filter(move |slot| slot.account == account)
     }
 
     /// Remembers a slot as it stands now: among the open ones, or not.
     fn remember(&mut self, slot: Slot) {
         if let Some(tenure) = &mut self.tenure {
-            tenure.open.retain(|other| other.nonce != slot.nonce);
+            let key = slot.key();
+            tenure.open.retain(|other| other.key() != key);
             if slot.state.is_open() {
-                let at = tenure.open.partition_point(|other| other.nonce < slot.nonce);
+                let at = tenure.open.partition_point(|other| other.key() < key);
                 tenure.open.insert(at, slot);
+            } else {
+                tenure.watched.remove(&key);
             }
         }
     }
+
+    /// What is noticed about a slot.
+    fn watched(&mut self, slot: &Slot) -> Option<&mut Watched> {
+        self.tenure.as_mut().map(|tenure| tenure.watched.entry(slot.key()).or_default())
+    }
 }
 
-fn replace_if_other(status: &mut SenderStatus, new: SenderStatus) -> bool {
-    let other = *status != new;
-    *status = new;
-    other
+/// Keeps an outage for later; anything else that went wrong is an error now.
+fn set_aside(outcome: Result<bool, Error>, trouble: &mut Option<Error>) -> Result<bool, Error> {
+    match outcome {
+        Err(error) if error.outage().is_some() => {
+            trouble.get_or_insert(error);
+            Ok(false)
+        }
+        other => other,
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const PATIENCE: Patience = Patience { stuck_after_ms: 1000, resend_after_ms: 100, lost_after_ms: 500 };
+const PATIENCE: Patience = Patience { stuck_after_ms: 1000, resend_after_ms: 100, lost_after_ms: 500, refused_after_ms: 2000 };
 
 /// How long ago the latest attempt was signed and sent.
 #[derive(Clone, Copy)]
@@ -13,10 +13,20 @@ enum Age {
 }
 
 fn facts(state: SlotState, age: Age) -> SlotFacts {
-    match age {
-        Age::Fresh => SlotFacts { state, since_ms: 0, signed_at_ms: 0, sent_at_ms: Some(0), taken_since_ms: Some(-500) },
-        Age::Forgotten => SlotFacts { state, since_ms: 0, signed_at_ms: 0, sent_at_ms: Some(-100), taken_since_ms: Some(-500) },
-        Age::Stuck => SlotFacts { state, since_ms: -1000, signed_at_ms: -1000, sent_at_ms: Some(-1000), taken_since_ms: Some(-500) },
+    let (since_ms, sent_at_ms) = match age {
+        Age::Fresh => (0, 0),
+        Age::Forgotten => (0, -100),
+        Age::Stuck => (-1000, -1000),
+    };
+    SlotFacts {
+        state,
+        since_ms,
+        signed_at_ms: since_ms,
+        sent_at_ms: Some(sent_at_ms),
+        taken_since_ms: Some(-500),
+        heard: Heard::Taken,
+        bumped: false,
+        cancelled: false,
     }
 }
 
@@ -79,8 +89,8 @@ const TABLE: [(SlotState, [&str; 19]); 6] = [
     ]),
     (SlotState::Lost, [
         "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -", "L -",
-        "L -", "L -", "L -", "L -",
-        "L -", "L -", "L -", "L -", "L -", "L -",
+        "B send", "B send", "L -", "L -",
+        "I -", "F settle", "I -", "R split", "L -", "L -",
     ]),
 ];
 
@@ -138,7 +148,7 @@ fn what_a_node_forgot_is_sent_again_after_a_while() {
     check(Broadcast, forgotten, Age::Forgotten, (Broadcast, Effect::Send));
     check(Broadcast, Observation::Pending { known: true }, Age::Forgotten, (Broadcast, Effect::Wait));
     check(Included, Observation::Behind, Age::Forgotten, (Included, Effect::Send));
-    let never_sent = SlotFacts { state: Broadcast, since_ms: 0, signed_at_ms: 0, sent_at_ms: None, taken_since_ms: Some(-500) };
+    let never_sent = SlotFacts { sent_at_ms: None, ..facts(Broadcast, Age::Fresh) };
     assert_eq!(step(&never_sent, forgotten, &PATIENCE, 0).effect, Effect::Send);
 }
 
@@ -151,6 +161,35 @@ fn what_is_stuck_is_bumped() {
     check(Broadcast, Observation::Accepted, Age::Stuck, (Broadcast, Effect::Wait));
     let just_reorganised = SlotFacts { since_ms: -1, ..facts(Broadcast, Age::Stuck) };
     assert_eq!(step(&just_reorganised, Observation::Pending { known: true }, &PATIENCE, 0).effect, Effect::Wait);
+}
+
+/// No fee helps what the node does not take; and a sender that has just begun asks before it pays more.
+#[test]
+fn what_the_node_does_not_take_is_sent_again_and_not_bumped() {
+    for heard in [Heard::Declined { since_ms: -500 }, Heard::Nothing] {
+        let slot = SlotFacts { heard, ..facts(SlotState::Broadcast, Age::Stuck) };
+        assert_eq!(step(&slot, Observation::Pending { known: false }, &PATIENCE, 0).effect, Effect::Send);
+        assert_eq!(step(&slot, Observation::Pending { known: true }, &PATIENCE, 0).effect, Effect::Bump);
+    }
+}
+
+#[test]
+fn a_replacement_that_is_too_cheap_is_replaced_when_prices_rise_or_patience_ends() {
+    let bumped = |age| SlotFacts { bumped: true, ..facts(SlotState::Signed, age) };
+    assert_eq!(step(&bumped(Age::Fresh), Observation::Underpriced, &PATIENCE, 0).effect, Effect::Reprice);
+    assert_eq!(step(&bumped(Age::Stuck), Observation::Underpriced, &PATIENCE, 0).effect, Effect::Bump);
+}
+
+#[test]
+fn bytes_refused_for_long_are_cancelled_once() {
+    for state in [SlotState::Signed, SlotState::Broadcast] {
+        let slot = |since_ms, cancelled| SlotFacts { heard: Heard::Declined { since_ms }, cancelled, ..facts(state, Age::Stuck) };
+        let effect = |slot: SlotFacts| step(&slot, Observation::Unsendable, &PATIENCE, 0).effect;
+        assert_eq!(effect(slot(-1999, false)), Effect::Pause(Outage::NodeRefuses));
+        assert_eq!(effect(slot(-2000, false)), Effect::Cancel);
+        assert_eq!(effect(slot(-2000, true)), Effect::Pause(Outage::NodeRefuses));
+        assert_eq!(step(&slot(-2000, false), Observation::Unfunded, &PATIENCE, 0).effect, Effect::Pause(Outage::OutOfFunds));
+    }
 }
 
 #[test]

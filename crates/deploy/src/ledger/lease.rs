@@ -80,7 +80,16 @@ impl Ledger {
         self.commit(tx, "renew", &[]).await
     }
 
-    /// Gives the lease up, so that the next sender need not wait for its end.
+    /// Gives up whatever this holder has been granted, also if it was stopped before it heard of it, so that the next sender
+    /// need not wait for its end.
+    pub(crate) async fn give_up_all(&self, holder: &str) -> Result<(), Error> {
+        let mut tx = self.db.write().await?;
+        let sql = "UPDATE deploy_leases SET expires_at = 0 WHERE chain_id = $1 AND holder = $2";
+        sqlx::query(sql).bind(rows::integer(self.chain_id)).bind(holder.to_owned()).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Gives one lease up.
     pub(crate) async fn give_up(&self, fence: &Fence) -> Result<(), Error> {
         let mut tx = self.db.write().await?;
         self.touch(&mut tx, fence, 0).await?;

@@ -10,7 +10,7 @@ use super::{Deployment, Ledger};
 use crate::{deployment::DeploymentState, error::Error, token::TokenRequest};
 
 pub(crate) const COLUMNS: &str = "id, chain_id, registry, request, state, token_address, transaction_hash, block_number, gas_used, \
-     fee_wei, outcome, reason, created_at, updated_at, settled_at, alone, item";
+     fee_wei, outcome, reason, created_at, updated_at, settled_at, alone, item, tries, permanent";
 
 /// A deployment with what only the sender needs of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +20,10 @@ pub(crate) struct DeploymentRow {
     pub(crate) alone: bool,
     /// Its place in the slot's call.
     pub(crate) item: Option<usize>,
+    /// How often it failed without a reason that was understood.
+    pub(crate) tries: u32,
+    /// It was refused, and the same content would be refused again.
+    pub(crate) permanent: bool,
 }
 
 /// The slot a deployment rides on, and its place there.
@@ -126,7 +130,7 @@ impl Deployments {
     }
 }
 
-pub(super) async fn by_version(tx: &mut Tx, ledger: &Ledger, request: &TokenRequest) -> Result<Deployment, Error> {
+pub(super) async fn by_version(tx: &mut Tx, ledger: &Ledger, request: &TokenRequest) -> Result<DeploymentRow, Error> {
     let sql = format!(
         "SELECT {COLUMNS} FROM deploy_deployments WHERE chain_id = $1 AND registry = $2 AND symbol_key = $3 AND model_name = $4 \
          AND model_version = $5"
@@ -139,7 +143,13 @@ pub(super) async fn by_version(tx: &mut Tx, ledger: &Ledger, request: &TokenRequ
         .bind(request.model_version.clone())
         .fetch_one(&mut **tx)
         .await?;
-    Ok(read(&row)?.deployment)
+    read(&row)
+}
+
+pub(super) async fn by_id(tx: &mut Tx, id: &str) -> Result<Option<DeploymentRow>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM deploy_deployments WHERE id = $1");
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_owned()).fetch_optional(&mut **tx).await?;
+    row.as_ref().map(read).transpose()
 }
 
 /// The deployments that ride on a slot, in the order of the call.
@@ -177,6 +187,17 @@ pub(super) async fn store(tx: &mut Tx, deployment: &Deployment, ride: Option<&Ri
     Ok(())
 }
 
+/// Plans a refused deployment again, as `fresh` says. Whether it was: it may have been planned by somebody else meanwhile, and
+/// be on its way.
+pub(super) async fn replan(tx: &mut Tx, fresh: &Deployment) -> Result<bool, Error> {
+    let sql = "UPDATE deploy_deployments SET state = $1, tries = 0, not_before = 0, permanent = 0 WHERE id = $2 AND state = 'refused'";
+    let refused = sqlx::query(sql).bind(fresh.state.as_str()).bind(fresh.id.clone()).execute(&mut **tx).await?.rows_affected() == 1;
+    if refused {
+        store(tx, fresh, None).await?;
+    }
+    Ok(refused)
+}
+
 pub(super) fn read(row: &AnyRow) -> Result<DeploymentRow, Error> {
     let id: String = row.try_get("id")?;
     let request: String = row.try_get("request")?;
@@ -199,7 +220,13 @@ pub(super) fn read(row: &AnyRow) -> Result<DeploymentRow, Error> {
         id,
     };
     let item = row.try_get::<Option<i64>, _>("item")?.and_then(|item| usize::try_from(item).ok());
-    Ok(DeploymentRow { deployment, alone: row.try_get::<i64, _>("alone")? != 0, item })
+    Ok(DeploymentRow {
+        deployment,
+        alone: row.try_get::<i64, _>("alone")? != 0,
+        item,
+        tries: u32::try_from(row.try_get::<i64, _>("tries")?).unwrap_or(u32::MAX),
+        permanent: row.try_get::<i64, _>("permanent")? != 0,
+    })
 }
 
 pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(row: &AnyRow, column: &'static str) -> Result<T, Error> {

@@ -1,16 +1,17 @@
 //! The ledger's tables.
 //!
 //! A slot's riders are the deployments that carry its (account, nonce); `item` is their place in the call. `alone` is set
-//! on a deployment whose batch failed as a whole: it is sent by itself from then on. Gas and fees are decimal text where 64
-//! bits may not hold them.
+//! on a deployment whose batch failed as a whole: it is sent by itself from then on. `tries` counts what failed without
+//! saying why, and `not_before` is when it may be tried again. `permanent` is set on a refusal that the same content can only
+//! meet again. Gas and fees are decimal text where 64 bits may not hold them.
 
 use hokusai_db::Migration;
 
 /// The tables of the ledger.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    room: "deploy",
-    number: 1,
-    sql: "
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { room: "deploy", number: 1, sql: TABLES }, Migration { room: "deploy", number: 2, sql: SECOND_TRIES }];
+
+const TABLES: &str = "
 CREATE TABLE deploy_deployments (
     id TEXT NOT NULL PRIMARY KEY,
     chain_id BIGINT NOT NULL,
@@ -83,5 +84,13 @@ CREATE TABLE deploy_leases (
     fence BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     PRIMARY KEY (chain_id, account)
-)",
-}];
+)";
+
+const SECOND_TRIES: &str = "
+ALTER TABLE deploy_deployments ADD COLUMN tries BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE deploy_deployments ADD COLUMN not_before BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE deploy_deployments ADD COLUMN permanent BIGINT NOT NULL DEFAULT 0;
+CREATE TABLE deploy_chains (
+    chain_id BIGINT NOT NULL PRIMARY KEY,
+    genesis TEXT NOT NULL
+)";

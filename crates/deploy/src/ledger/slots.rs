@@ -9,7 +9,7 @@ use super::{
     rows::{self, COLUMNS, DeploymentRow, Ride, integer, natural, parsed, parsed_or_null, unreadable},
 };
 use crate::{
-    deployment::{DeploymentState, SlotFacts, SlotState},
+    deployment::{DeploymentState, Heard, SlotFacts, SlotState},
     error::Error,
     journal::Change,
 };
@@ -26,6 +26,7 @@ pub(crate) enum Purpose {
 /// A nonce with everything that was signed for it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Slot {
+    pub(crate) account: Address,
     pub(crate) nonce: u64,
     pub(crate) state: SlotState,
     /// Since when it stands there.
@@ -73,9 +74,29 @@ pub(crate) enum Fate {
     Planned {
         /// By itself from now on.
         alone: bool,
+        /// It did not go well, for a reason that was not understood: it waits before the next try.
+        setback: Option<Setback>,
     },
-    /// It never will be.
-    Refused(String),
+    /// It is not to be.
+    Refused {
+        /// Why.
+        reason: String,
+        /// Whether the same content would be refused again.
+        permanent: bool,
+    },
+}
+
+/// What is known of a failure that explains nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setback {
+    pub(crate) reason: String,
+    /// When to try again.
+    pub(crate) until_ms: i64,
+}
+
+impl Fate {
+    /// Planned anew, through no fault of its own.
+    pub(crate) const PLANNED: Self = Self::Planned { alone: false, setback: None };
 }
 
 impl Slot {
@@ -83,9 +104,22 @@ impl Slot {
         self.attempts.last().expect("a slot is stored together with its first attempt")
     }
 
-    pub(crate) fn facts(&self, taken_since_ms: Option<i64>) -> SlotFacts {
-        let Attempt { signed_at_ms, sent_at_ms, .. } = *self.latest();
-        SlotFacts { state: self.state, since_ms: self.since_ms, signed_at_ms, sent_at_ms, taken_since_ms }
+    pub(crate) fn key(&self) -> (Address, u64) {
+        (self.account, self.nonce)
+    }
+
+    pub(crate) fn facts(&self, taken_since_ms: Option<i64>, heard: Heard) -> SlotFacts {
+        let Attempt { number, purpose, signed_at_ms, sent_at_ms, .. } = *self.latest();
+        SlotFacts {
+            state: self.state,
+            since_ms: self.since_ms,
+            signed_at_ms,
+            sent_at_ms,
+            taken_since_ms,
+            heard,
+            bumped: number > 1,
+            cancelled: purpose == Purpose::Cancel,
+        }
     }
 }
 
@@ -99,30 +133,53 @@ impl Purpose {
 }
 
 impl Ledger {
-    /// Planned deployments, the oldest first.
-    pub(crate) async fn waiting(&self, limit: usize) -> Result<Vec<DeploymentRow>, Error> {
+    /// Planned deployments whose turn it is, the oldest first.
+    pub(crate) async fn waiting(&self, limit: usize, now_ms: i64) -> Result<Vec<DeploymentRow>, Error> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM deploy_deployments WHERE state = 'planned' AND chain_id = $1 AND registry = $2 \
+            "SELECT {COLUMNS} FROM deploy_deployments WHERE state = 'planned' AND chain_id = $1 AND registry = $2 AND not_before <= $3 \
              ORDER BY created_at, id LIMIT {limit}"
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(integer(self.chain_id))
             .bind(self.registry.to_string())
+            .bind(now_ms)
             .fetch_all(self.db.reader())
             .await?;
         rows.iter().map(rows::read).collect()
     }
 
-    /// Final deployments without a slot of this account that became final since: found on the chain rather than sent.
-    pub(crate) async fn found_since(&self, since_ms: i64) -> Result<Vec<DeploymentRow>, Error> {
+    /// A planned deployment that waits for another try: the one that has waited longest.
+    pub(crate) async fn held_back(&self, now_ms: i64) -> Result<Option<Deployment>, Error> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM deploy_deployments WHERE state = 'final' AND nonce IS NULL AND chain_id = $1 AND registry = $2 \
-             AND settled_at >= $3 ORDER BY id LIMIT 500"
+            "SELECT {COLUMNS} FROM deploy_deployments WHERE state = 'planned' AND chain_id = $1 AND registry = $2 AND not_before > $3 \
+             ORDER BY created_at, id LIMIT 1"
+        );
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(integer(self.chain_id))
+            .bind(self.registry.to_string())
+            .bind(now_ms)
+            .fetch_optional(self.db.reader())
+            .await?;
+        row.map(|row| Ok(rows::read(&row)?.deployment)).transpose()
+    }
+
+    /// How many planned deployments are for other registries of this chain.
+    pub(crate) async fn planned_elsewhere(&self) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "SELECT registry, COUNT(*) FROM deploy_deployments WHERE state = 'planned' AND chain_id = $1 AND registry <> $2 GROUP BY registry";
+        let rows = sqlx::query_as(sql).bind(integer(self.chain_id)).bind(self.registry.to_string());
+        Ok(rows.fetch_all(self.db.reader()).await?)
+    }
+
+    /// Final deployments without a slot that became final since, by their ids: found on the chain rather than sent.
+    pub(crate) async fn found_since(&self, since_ms: i64, after: &str, limit: usize) -> Result<Vec<DeploymentRow>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM deploy_deployments WHERE state = 'final' AND nonce IS NULL AND chain_id = $1 AND settled_at >= $2 \
+             AND id > $3 ORDER BY id LIMIT {limit}"
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(integer(self.chain_id))
-            .bind(self.registry.to_string())
             .bind(since_ms)
+            .bind(after.to_owned())
             .fetch_all(self.db.reader())
             .await?;
         rows.iter().map(rows::read).collect()
@@ -133,22 +190,22 @@ impl Ledger {
         self.slots(account, "state IN ('signed', 'broadcast', 'included') ORDER BY nonce", 0, 0).await
     }
 
-    /// How many slots of this registry other accounts have open.
-    pub(crate) async fn open_slots_of_others(&self, account: Address) -> Result<Vec<(String, i64)>, Error> {
-        let sql = "SELECT account, COUNT(*) FROM deploy_slots WHERE chain_id = $1 AND registry = $2 AND account <> $3 \
-                   AND state IN ('signed', 'broadcast', 'included') GROUP BY account";
-        let rows = sqlx::query_as(sql)
-            .bind(integer(self.chain_id))
-            .bind(self.registry.to_string())
-            .bind(account.to_string())
-            .fetch_all(self.db.reader())
-            .await?;
-        Ok(rows)
+    /// The other accounts that have slots open on this chain.
+    pub(crate) async fn other_accounts(&self, account: Address) -> Result<Vec<Address>, Error> {
+        let sql = "SELECT DISTINCT account FROM deploy_slots WHERE chain_id = $1 AND account <> $2 \
+                   AND state IN ('signed', 'broadcast', 'included') ORDER BY account";
+        let rows = sqlx::query(sql).bind(integer(self.chain_id)).bind(account.to_string()).fetch_all(self.db.reader()).await?;
+        rows.iter().map(|row| parsed(row, "account")).collect()
     }
 
     /// The slots of an account from a nonce on that were settled since, in the order of their nonces.
     pub(crate) async fn settled_slots(&self, account: Address, since_ms: i64, from: u64, limit: u32) -> Result<Vec<Slot>, Error> {
         self.slots(account, &format!("state IN ('final', 'reverted') ORDER BY nonce LIMIT {limit}"), since_ms, from).await
+    }
+
+    /// The slots of an account from a nonce on that came to their end in whatever way, in the order of their nonces.
+    pub(crate) async fn ended_slots(&self, account: Address, from: u64, limit: u32) -> Result<Vec<Slot>, Error> {
+        self.slots(account, &format!("state IN ('final', 'reverted', 'lost') ORDER BY nonce LIMIT {limit}"), 0, from).await
     }
 
     async fn slots(&self, account: Address, condition: &str, since_ms: i64, from: u64) -> Result<Vec<Slot>, Error> {
@@ -166,7 +223,7 @@ impl Ledger {
         let mut slots = Vec::with_capacity(rows.len());
         for row in &rows {
             let nonce = natural(row.try_get("nonce")?);
-            slots.push(read_slot(row, nonce, self.attempts(account, nonce).await?)?);
+            slots.push(read_slot(row, account, nonce, self.attempts(account, nonce).await?)?);
         }
         Ok(slots)
     }
@@ -225,13 +282,25 @@ impl Ledger {
         self.insert_attempt(&mut tx, &account, nonce, attempt).await?;
         let mut changes = Vec::with_capacity(riders.len());
         for (item, rider) in riders.iter().enumerate() {
-            let boarded =
-                Deployment { state: DeploymentState::Signed, transaction_hash: Some(attempt.hash), updated_at_ms: now_ms, ..rider.clone() };
+            let boarded = Deployment {
+                state: DeploymentState::Signed,
+                transaction_hash: Some(attempt.hash),
+                reason: None,
+                updated_at_ms: now_ms,
+                ..rider.clone()
+            };
             rows::store(&mut tx, &boarded, Some(&Ride { account: &account, nonce, item })).await?;
             changes.push(Change { deployment: boarded, from: Some(rider.state) });
         }
         self.commit(tx, "sign", &changes).await?;
-        Ok(Slot { nonce, state: SlotState::Signed, since_ms: now_ms, inclusion: None, attempts: vec![attempt.clone()] })
+        Ok(Slot {
+            account: fence.account,
+            nonce,
+            state: SlotState::Signed,
+            since_ms: now_ms,
+            inclusion: None,
+            attempts: vec![attempt.clone()],
+        })
     }
 
     /// Stores a further attempt of a slot.
@@ -365,12 +434,13 @@ async fn meet(tx: &mut Tx, row: DeploymentRow, fate: Fate, ride: Option<&Ride<'_
             let settled_at_ms = if from == DeploymentState::Final { outcome.settled_at_ms } else { Some(now_ms) };
             Deployment { state: DeploymentState::Final, updated_at_ms: now_ms, settled_at_ms, ..*outcome }
         }
-        Fate::Refused(reason) => Deployment { state: DeploymentState::Refused, reason: Some(reason), ..base },
-        Fate::Planned { alone } => {
-            if alone {
-                let sql = "UPDATE deploy_deployments SET alone = 1 WHERE id = $1";
-                sqlx::query(sql).bind(base.id.clone()).execute(&mut **tx).await?;
-            }
+        Fate::Refused { reason, permanent } => {
+            let sql = "UPDATE deploy_deployments SET permanent = $1 WHERE id = $2";
+            sqlx::query(sql).bind(i64::from(permanent)).bind(base.id.clone()).execute(&mut **tx).await?;
+            Deployment { state: DeploymentState::Refused, reason: Some(reason), ..base }
+        }
+        Fate::Planned { alone, setback } => {
+            note_setback(tx, &base.id, alone, setback.as_ref()).await?;
             Deployment {
                 state: DeploymentState::Planned,
                 transaction_hash: None,
@@ -378,6 +448,7 @@ async fn meet(tx: &mut Tx, row: DeploymentRow, fate: Fate, ride: Option<&Ride<'_
                 gas_used: None,
                 fee_wei: None,
                 outcome: None,
+                reason: setback.map(|setback| setback.reason),
                 settled_at_ms: None,
                 ..base
             }
@@ -388,7 +459,18 @@ async fn meet(tx: &mut Tx, row: DeploymentRow, fate: Fate, ride: Option<&Ride<'_
     Ok((state != from || state == DeploymentState::Final).then_some(Change { deployment: met, from: Some(from) }))
 }
 
-fn read_slot(row: &AnyRow, nonce: u64, attempts: Vec<Attempt>) -> Result<Slot, Error> {
+async fn note_setback(tx: &mut Tx, id: &str, alone: bool, setback: Option<&Setback>) -> Result<(), Error> {
+    if alone {
+        sqlx::query("UPDATE deploy_deployments SET alone = 1 WHERE id = $1").bind(id.to_owned()).execute(&mut **tx).await?;
+    }
+    if let Some(setback) = setback {
+        let sql = "UPDATE deploy_deployments SET tries = tries + 1, not_before = $1 WHERE id = $2";
+        sqlx::query(sql).bind(setback.until_ms).bind(id.to_owned()).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+fn read_slot(row: &AnyRow, account: Address, nonce: u64, attempts: Vec<Attempt>) -> Result<Slot, Error> {
     let state: String = row.try_get("state")?;
     let state = SlotState::parse(&state).ok_or_else(|| unreadable("slots", &nonce.to_string(), &state))?;
     if attempts.is_empty() {
@@ -401,7 +483,7 @@ fn read_slot(row: &AnyRow, nonce: u64, attempts: Vec<Attempt>) -> Result<Slot, E
         }
         _ => None,
     };
-    Ok(Slot { nonce, state, since_ms: row.try_get("updated_at")?, inclusion, attempts })
+    Ok(Slot { account, nonce, state, since_ms: row.try_get("updated_at")?, inclusion, attempts })
 }
 
 fn read_attempt(row: &AnyRow) -> Result<Attempt, Error> {

@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
-use alloy::{
-    primitives::{Bytes, TxKind, U256},
-    sol_types::SolCall,
-};
+use alloy::primitives::{Bytes, TxKind, U256};
 
-use super::{Sender, attend::Call, fees::Offer, recheck::Recheck};
+use super::{
+    Sender,
+    fees::Offer,
+    recheck::Recheck,
+    send::Call,
+    verdict::{Scene, lone_failure},
+};
 use crate::{
     chain::ChainView,
     deployment::{Admission, Outage, Sight, SlotState, admit},
@@ -21,7 +24,7 @@ use crate::{
     },
     rpc::At,
     rpc_error::RpcError,
-    token::{MAX_ITEMS, Revert, TokenRequest, calldata, contract::IModelTokenRegistry::tokenOfCall, fit, read_revert},
+    token::{MAX_ITEMS, Revert, TokenRequest, calldata, fit, read_revert},
 };
 
 /// How many waiting deployments are looked at in one turn.
@@ -47,6 +50,14 @@ struct Ready {
     call: Call,
 }
 
+/// What holes in the nonces there were.
+pub(super) struct Holes {
+    /// Whether any was filled.
+    pub(super) filled: bool,
+    /// Whether the chain counts nonces as unused whose slots have ended.
+    pub(super) given_back: bool,
+}
+
 /// What the estimate says.
 enum Estimate {
     Ready(Ready),
@@ -66,7 +77,7 @@ impl Sender {
         if left_ms > 0 && count < MAX_ITEMS {
             return Ok(unmoved(Some(Duration::from_millis(left_ms.unsigned_abs()).min(self.config.batch_window))));
         }
-        let in_flight = self.open().iter().filter(|slot| slot.state != SlotState::Included).count();
+        let in_flight = self.own().filter(|slot| slot.state != SlotState::Included).count();
         if in_flight >= self.config.max_in_flight {
             return Ok(unmoved(None));
         }
@@ -120,9 +131,7 @@ impl Sender {
     /// A deployment that is on the chain by a transaction the ledger does not hold. It cost us nothing; the block is the one
     /// in which it was seen.
     async fn found(&self, deployment: &Deployment, view: &ChainView) -> Result<Deployment, Error> {
-        let question = tokenOfCall { symbol: deployment.request.symbol.clone() }.abi_encode().into();
-        let answer = self.node.call(self.account(), self.ledger.registry, &question, At::Number(view.head.number)).await?;
-        let token_address = tokenOfCall::abi_decode_returns(&answer).unwrap_or(deployment.token_address);
+        let token_address = self.token_of(deployment, At::Number(view.head.number)).await?;
         Ok(Deployment {
             token_address,
             transaction_hash: None,
@@ -137,7 +146,9 @@ impl Sender {
 
     /// Takes what fits into one transaction, and sends it.
     async fn take(&mut self, absent: Vec<DeploymentRow>, view: &ChainView) -> Result<bool, Error> {
-        let budget = TRANSACTION_GAS_CAP.min(view.head.gas_limit);
+        let offer = self.affordable_offer(view).await?;
+        let most = TRANSACTION_GAS_CAP.min(view.head.gas_limit);
+        let budget = most.min(offer.gas_room());
         let ready = match self.estimate(company(absent, budget), budget).await? {
             Estimate::Ready(ready) => ready,
             Estimate::Changed(fates) => {
@@ -145,9 +156,10 @@ impl Sender {
                 return Ok(true);
             }
         };
-        let offer = self.affordable_offer(view).await?;
         self.check_funds(ready.call.gas_limit, offer).await?;
-        let nonce = self.next_nonce(view).await?;
+        let Some(nonce) = self.next_nonce(view).await? else {
+            return Ok(false);
+        };
         let attempt = self.sign_attempt(nonce, 1, ready.call, offer).await?;
         let slot = self.ledger.open_slot(self.fence()?, nonce, &attempt, &ready.riders, attempt.signed_at_ms).await?;
         tracing::debug!(nonce, items = ready.riders.len(), hash = %attempt.hash, "signed");
@@ -164,24 +176,25 @@ impl Sender {
                 Ok(input) => input,
                 Err(unfit) => return Ok(Estimate::Changed(self.refuse_unfit(batch, &unfit.to_string()))),
             };
-            let verdict = match self.node.estimate_gas(self.account(), Some(self.ledger.registry), &input).await {
-                Ok(gas) if padded(gas) <= budget => {
+            let problem = match self.node.estimate_gas(self.account(), Some(self.ledger.registry), &input).await {
+                Ok(gas) if padded(gas, &batch) <= budget => {
                     let to = TxKind::Call(self.ledger.registry);
-                    let call = Call { purpose: Purpose::Register, to, input, gas_limit: padded(gas) };
+                    let call = Call { purpose: Purpose::Register, to, input, gas_limit: padded(gas, &batch) };
                     let riders = batch.into_iter().map(|row| row.deployment).collect();
                     return Ok(Estimate::Ready(Ready { riders, call }));
                 }
-                Ok(gas) => format!("it needs {} gas, more than the {budget} a transaction may have", padded(gas)),
+                Ok(gas) => format!("it needs {} gas, more than the {budget} that a transaction may have at present", padded(gas, &batch)),
                 Err(RpcError::Reverted { message, data }) => {
                     return self.after_revert(batch, message, data.as_ref()).map(Estimate::Changed);
                 }
                 // A node's own limit on gas, in whatever words: less may fit.
-                Err(error @ RpcError::Refused { .. }) if batch.len() == 1 => return Err(error.into()),
-                Err(RpcError::Refused { message, .. }) => message,
+                Err(RpcError::Refused { code, message, .. }) => format!("the node does not estimate it (code {code}): {message}"),
                 Err(error) => return Err(error.into()),
             };
-            if batch.len() == 1 {
-                return Ok(Estimate::Changed(batch.into_iter().map(|row| (row, Fate::Refused(verdict.clone()))).collect()));
+            match <[DeploymentRow; 1]>::try_from(batch) {
+                // It steps behind the others until it is tried again.
+                Ok([row]) => return Ok(Estimate::Changed(vec![self.failed_alone(row, None, problem)])),
+                Err(several) => batch = several,
             }
             batch.truncate(batch.len() / 2);
         }
@@ -190,7 +203,7 @@ impl Sender {
     /// A call that would revert. Pause and missing role are no request's fault; anything else is found by sending each alone.
     fn after_revert(&self, batch: Vec<DeploymentRow>, message: String, data: Option<&Bytes>) -> Result<Vec<(DeploymentRow, Fate)>, Error> {
         let revert = data.map(|data| read_revert(data));
-        let fate = match revert {
+        match &revert {
             Some(Revert::Paused) => {
                 let detail = format!("the owner of the registry {} has paused it", self.ledger.registry);
                 return Err(Error::Outage { outage: Outage::RegistryPaused, detail });
@@ -198,24 +211,35 @@ impl Sender {
             Some(revert @ Revert::NotDeployer { .. }) => {
                 return Err(Error::Outage { outage: Outage::NotPermitted, detail: revert.to_string() });
             }
-            _ if batch.len() > 1 => Fate::Planned { alone: true },
-            Some(Revert::Refused { reason }) => Fate::Refused(reason),
-            Some(revert) => Fate::Refused(revert.to_string()),
-            // The node keeps the reason to itself, so nothing permanent may follow.
-            None => return Err(Error::Outage { outage: Outage::NodeRefuses, detail: format!("the call would revert: {message}") }),
-        };
-        Ok(batch.into_iter().map(|row| (row, fate.clone())).collect())
+            _ => {}
+        }
+        Ok(match <[DeploymentRow; 1]>::try_from(batch) {
+            Ok([row]) => {
+                let words = match &revert {
+                    Some(Revert::Refused { reason }) => reason.clone(),
+                    _ => format!("the call would revert: {message}"),
+                };
+                vec![self.failed_alone(row, revert.as_ref(), words)]
+            }
+            Err(batch) => batch.into_iter().map(|row| (row, Fate::Planned { alone: true, setback: None })).collect(),
+        })
+    }
+
+    fn failed_alone(&self, row: DeploymentRow, revert: Option<&Revert>, words: String) -> (DeploymentRow, Fate) {
+        tracing::warn!(deployment = row.deployment.id, problem = words, "a deployment cannot be taken into a transaction");
+        let fate = lone_failure(&row, revert, words, Scene::Node, &self.config, now_ms());
+        (row, fate)
     }
 
     /// Planning refuses what does not fit, so this concerns rows that an older version planned.
     fn refuse_unfit(&self, batch: Vec<DeploymentRow>, problem: &str) -> Vec<(DeploymentRow, Fate)> {
         let unfit = batch.into_iter().filter(|row| row.deployment.request.check().is_err());
-        unfit.map(|row| (row, Fate::Refused(problem.to_owned()))).collect()
+        unfit.map(|row| (row, Fate::Refused { reason: problem.to_owned(), permanent: true })).collect()
     }
 
     /// Nodes take a transaction only if the account can pay its limit at its full price, beside those that wait already.
     async fn check_funds(&self, gas_limit: u64, offer: Offer) -> Result<(), Error> {
-        let waiting = self.open().iter().filter(|slot| slot.state != SlotState::Included);
+        let waiting = self.own().filter(|slot| slot.state != SlotState::Included);
         let reserved: U256 = waiting.map(|slot| U256::from(slot.latest().gas_limit) * U256::from(slot.latest().max_fee_wei)).sum();
         let needed = reserved + U256::from(gas_limit) * U256::from(offer.max_fee_wei);
         let balance = self.node.balance(self.account()).await?;
@@ -226,35 +250,38 @@ impl Sender {
         Err(Error::Outage { outage: Outage::OutOfFunds, detail })
     }
 
-    /// The nonce to sign next: above all that the chain and the ledger know.
-    async fn next_nonce(&mut self, view: &ChainView) -> Result<u64, Error> {
-        self.fill_holes(view).await?;
+    /// The nonce to sign next: above all that the chain and the ledger know. `None` while the chain gives nonces back: what
+    /// was signed above them would wait for ever.
+    async fn next_nonce(&mut self, view: &ChainView) -> Result<Option<u64>, Error> {
+        if self.fill_holes(view).await?.given_back {
+            return Ok(None);
+        }
         let account = self.account();
         let pending = self.node.next_nonce(account, At::Pending).await?;
         let held = self.ledger.nonces_from(account, pending).await?;
-        Ok(held.last().map_or(pending, |last| pending.max(last + 1)))
+        Ok(Some(held.last().map_or(pending, |last| pending.max(last + 1))))
     }
 
     /// Uses up nonces that nobody holds below one that we signed: a hole would keep everything above it waiting for ever. One
-    /// comes about when a transaction that is not ours is forgotten by the nodes. Whether there was any.
-    pub(super) async fn fill_holes(&mut self, view: &ChainView) -> Result<bool, Error> {
+    /// comes about when a transaction that is not ours is forgotten by the nodes.
+    pub(super) async fn fill_holes(&mut self, view: &ChainView) -> Result<Holes, Error> {
         let account = self.account();
-        let latest = self.node.next_nonce(account, At::Latest).await?;
-        let held = self.ledger.nonces_from(account, latest).await?;
+        let unused = self.node.next_nonce(account, At::Number(view.head.number)).await?;
+        let held = self.ledger.nonces_from(account, unused).await?;
         let Some(&last) = held.last() else {
-            return Ok(false);
+            return Ok(Holes { filled: false, given_back: false });
         };
-        let given_back = held.iter().any(|nonce| self.open().iter().all(|slot| slot.nonce != *nonce));
+        let given_back = held.iter().any(|nonce| self.own().all(|slot| slot.nonce != *nonce));
         if let (true, Some(tenure)) = (given_back, &mut self.tenure) {
-            // The chain gave a settled nonce back: a deep reorganisation, or a node that lags. Looking again tells which.
-            tenure.recheck = Recheck::due();
+            // A deep reorganisation, a chain put back to an earlier day, or a node that lags. Looking again tells which.
+            tenure.recheck = Recheck::given_back(unused);
         }
-        let pending = self.node.next_nonce(account, At::Pending).await?;
+        let pending = self.node.next_nonce(account, At::Pending).await?.max(unused);
         let holes: Vec<u64> = (pending..last).filter(|nonce| !held.contains(nonce)).take(HOLES_PER_TURN).collect();
         for nonce in &holes {
             self.fill_hole(*nonce, view).await?;
         }
-        Ok(!holes.is_empty())
+        Ok(Holes { filled: !holes.is_empty(), given_back })
     }
 
     async fn fill_hole(&mut self, nonce: u64, view: &ChainView) -> Result<(), Error> {
@@ -267,23 +294,13 @@ impl Sender {
         self.send(slot, view).await?;
         Ok(())
     }
-
-    async fn affordable_offer(&self, view: &ChainView) -> Result<Offer, Error> {
-        let Some(offer) = self.offer(view).await? else {
-            let detail = format!(
-                "the base fee is {} wei per gas, the cap is {}; wait, or raise HOKUSAI_MAX_FEE_GWEI",
-                view.head.base_fee_wei.unwrap_or_default(),
-                self.config.fees.max_fee_per_gas_wei
-            );
-            return Err(Error::Outage { outage: Outage::FeeAboveCap, detail });
-        };
-        Ok(offer)
-    }
 }
 
-/// The estimate with room for what changes until inclusion: another first version of the symbol, a colder state.
-fn padded(gas: u64) -> u64 {
-    gas.saturating_add(gas / 4).saturating_add(20_000)
+/// The estimate with room for what changes until inclusion: another first version of the symbol, a colder state. What has
+/// failed before may have lacked gas.
+fn padded(gas: u64, batch: &[DeploymentRow]) -> u64 {
+    let failures = batch.iter().map(|row| row.tries).max().unwrap_or_default().min(8);
+    gas.saturating_add((gas / 4).saturating_mul(u64::from(1 + failures))).saturating_add(20_000)
 }
 
 /// Who goes together: the first alone if it must be, otherwise as many as fit of those that need not.

@@ -11,7 +11,7 @@ use hokusai_deploy::{Deployment, Ledger, SenderConfig};
 use hokusai_testbed::eventually;
 use tokio_util::sync::CancellationToken;
 
-use super::ground::{Cutter, Ground, Store, WITHIN, config, request, until_settled};
+use super::ground::{Cutter, Ground, Point, Store, WITHIN, config, request, until_settled};
 
 /// Looking again at the finals of all runs before would add points to each run.
 fn patient() -> SenderConfig {
@@ -33,19 +33,19 @@ async fn run_until(ground: &Ground, ledger: &Ledger, planned: &[Deployment], cut
 
 /// Three versions of two symbols, signed in one transaction; the sender is cut at `first`, the next one at every point in
 /// turn, and a third one finishes.
-async fn check_every_cut_after(ground: &Ground, first: Option<usize>) {
+async fn check_every_cut_after(ground: &Ground, first: Option<Point>) {
     let ledger = ground.ledger();
     let (tokens, versions) = (ground.tokens().await, ground.versions().await);
     for at in 0.. {
         assert!(at < 200, "a run of one transaction passes fewer points");
-        let symbol = format!("CUT-{}-{at}", first.unwrap_or_default());
+        let symbol = format!("CUT-{versions}-{at}");
         let requests = [request(&format!("{symbol}-A"), "1"), request(&format!("{symbol}-B"), "1"), request(&format!("{symbol}-a"), "2")];
         let planned = ledger.plan(&requests).await.unwrap();
         if let Some(first) = first {
             assert!(run_until(ground, &ledger, &planned, &Cutter::new(first)).await);
             ground.let_lease_run_out().await;
         }
-        let cutter = Cutter::new(at);
+        let cutter = Cutter::new(Point::Nth(at));
         let cut = run_until(ground, &ledger, &planned, &cutter).await;
         ground.let_lease_run_out().await;
         let running = ground.start(&ledger, patient());
@@ -62,14 +62,9 @@ async fn check_every_cut_after(ground: &Ground, first: Option<usize>) {
     }
 }
 
-/// Points of a run, counted from the start: signed and stored; sent, and the answer not yet seen; sent, and not written down.
-const STORED: usize = 17;
-const SENT: usize = 19;
-const SENT_UNWRITTEN: usize = 20;
-
 async fn check_every_cut(ground: &Ground) {
     check_every_cut_after(ground, None).await;
-    for first in [STORED, SENT, SENT_UNWRITTEN] {
+    for first in [Point::STORED, Point::SENT, Point::SENT_UNWRITTEN] {
         check_every_cut_after(ground, Some(first)).await;
     }
 }

@@ -66,10 +66,30 @@ impl Faults {
     }
 }
 
-/// Stops whoever comes to the n-th point: for ever, or until told to go on.
+/// Where a [`Cutter`] stops whoever comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Point {
+    /// At the n-th point of all.
+    Nth(usize),
+    /// At the n-th point of this name.
+    Named(&'static str, usize),
+}
+
+impl Point {
+    /// The signature is stored, and nothing sent.
+    pub(super) const STORED: Self = Self::Named("sign", 1);
+    /// About to be sent.
+    pub(super) const SENDING: Self = Self::Named("eth_sendRawTransaction asked", 0);
+    /// Sent, and the answer not yet seen.
+    pub(super) const SENT: Self = Self::Named("eth_sendRawTransaction answered", 0);
+    /// Sent, and not written down.
+    pub(super) const SENT_UNWRITTEN: Self = Self::Named("broadcast", 0);
+}
+
+/// Stops whoever comes to a point: for ever, or until told to go on.
 #[derive(Debug)]
 pub(super) struct Cutter {
-    at: usize,
+    at: Point,
     passed: AtomicUsize,
     pub(super) reached: Notify,
     pub(super) go_on: Notify,
@@ -77,13 +97,17 @@ pub(super) struct Cutter {
 }
 
 impl Cutter {
-    pub(super) fn new(at: usize) -> Arc<Self> {
+    pub(super) fn new(at: Point) -> Arc<Self> {
         Arc::new(Self { at, passed: AtomicUsize::new(0), reached: Notify::new(), go_on: Notify::new(), log: Mutex::default() })
     }
 
     pub(super) async fn pass(&self, point: &str) {
         self.log.lock().push(point.to_owned());
-        if self.passed.fetch_add(1, Ordering::SeqCst) == self.at {
+        let (counts, number) = match self.at {
+            Point::Nth(number) => (true, number),
+            Point::Named(name, number) => (name == point, number),
+        };
+        if counts && self.passed.fetch_add(1, Ordering::SeqCst) == number {
             self.reached.notify_one();
             self.go_on.notified().await;
         }
@@ -333,7 +357,8 @@ pub(super) fn config() -> SenderConfig {
         chain_poll_min: Duration::from_millis(1),
         chain_poll_max: Duration::from_millis(20),
         outage_pause_max: Duration::from_millis(20),
-        patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 50, lost_after_ms: 300 },
+        patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 50, lost_after_ms: 300, refused_after_ms: 60_000 },
+        hold_back_min: Duration::from_millis(20),
         ..SenderConfig::new(Finality::Confirmations(1))
     }
 }
