@@ -58,6 +58,7 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     let mut tasks = Tasks::default();
     let Some(facts) = check_until_reachable(&node, registry, signer.address(), &config).await? else { return Ok(()) };
     tracing::info!(chain_id = facts.chain_id, %registry, deployer = %signer.address(), finality = %facts.finality, "Starting Hokusai token deployment service");
+    warn_if_not_permitted(&facts, registry, signer.address());
     log_stats(queue.as_ref()).await;
 
     server::subscribe_others(&db, &assembly.queue_config).await?;
@@ -123,6 +124,13 @@ async fn check_until_reachable(
         facts = check => Ok(Some(facts?)),
         _ = terminate.recv() => { stop.cancel(); Ok(None) }
         _ = tokio::signal::ctrl_c() => Ok(None),
+    }
+}
+
+/// What was sent before is settled all the same; new deployments wait, and the sender's status says for what.
+pub(crate) fn warn_if_not_permitted(facts: &ChainFacts, registry: Address, deployer: Address) {
+    if !facts.may_deploy {
+        tracing::warn!(%registry, %deployer, "the deployer does not hold the registry's deployer role: its owner must grant it; nothing new is sent until then");
     }
 }
 
