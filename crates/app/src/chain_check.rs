@@ -1,5 +1,7 @@
 //! Looks up on the chain what a foreign deployer says it deployed: its word is where to look, the chain's is recorded.
 
+mod recorded;
+
 use std::sync::Arc;
 
 use alloy::{

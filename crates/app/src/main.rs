@@ -12,6 +12,7 @@ mod demo;
 mod dev;
 mod http;
 mod messages;
+mod rescue;
 mod roles;
 mod rpc_server;
 mod server;

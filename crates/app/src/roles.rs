@@ -9,7 +9,7 @@ use hokusai_queue::{
     ConsumerConfig, LeaseTerms, Queue,
     reaper::{self, ReaperConfig},
 };
-use hokusai_registry::Nudge;
+use hokusai_registry::{ChainRecord, Nudge};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     assembly::Assembly,
     chain_check::RegistryOnChain,
     config::{ChainConfig, Env, QueueConfig, ServerConfig, database_url, mlflow},
+    http::ChainCheck,
     rpc_server,
     server::{self, ServerParts},
     tasks::Tasks,
@@ -33,11 +34,14 @@ pub(crate) async fn serve(env: &Env<'static>) -> anyhow::Result<()> {
     let mlflow = mlflow(env)?.map(api::mlflow_client).transpose()?;
     let assembly = Assembly::open(env).await?;
     let listener = rpc_server::bind(listen.listen, "HOKUSAI_LISTEN").await?;
-    let chain = RegistryOnChain::configured(env)?.map(RegistryOnChain::shared);
+    let chain = RegistryOnChain::configured(env)?.map(Arc::new);
     let mut tasks = Tasks::default();
     let db = assembly.database()?.clone();
     let parts = ServerParts { db: db.clone(), queues: assembly.queues.clone(), config: assembly.queue_config.clone(), mlflow };
     let server = server::start(&mut tasks, parts).await?;
+    let record = chain.clone().map(|chain| chain as Arc<dyn ChainRecord>);
+    server::start_reconciler(&mut tasks, db.clone(), &assembly.queues, &assembly.queue_config, record)?;
+    let chain = chain.map(|chain| chain as Arc<dyn ChainCheck>);
     let api = api::assemble(&server, db, &assembly.queues, &assembly.queue_config, chain);
     tracing::info!(queue = assembly.queue_config.name, "Serving http://{}", listener.local_addr()?);
     api::start(&mut tasks, listener, api);
@@ -66,6 +70,7 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     sender.fees.max_fee_per_gas_wei = config.max_fee_per_gas_wei;
     let nudge = Nudge::new();
     server::start_relay(&mut tasks, db.clone(), assembly.queues.clone(), nudge.clone());
+    server::start_sweep(&mut tasks, db.clone(), &assembly.queues, &assembly.queue_config);
     start_reaper(&mut tasks, Arc::clone(&queue), &assembly.queue_config);
     let parts = WorkerParts {
         db,

@@ -3,17 +3,19 @@
 mod dead_letters;
 mod deployed;
 mod reapers;
+mod upkeep;
 
 use std::sync::Arc;
 
-use hokusai_db::Database;
 use anyhow::Context as _;
+use hokusai_db::Database;
 use hokusai_queue::Consumer;
 use hokusai_registry::{
     Nudge, Registrar, RegistrarOptions, Subscriptions, registrar,
     relay::{Relay, RelayConfig, RelayStatus},
 };
 
+pub(crate) use self::upkeep::{start_reconciler, start_sweep};
 use crate::{assembly::Queues, config::QueueConfig, roles, tasks::Tasks};
 
 /// What a server works with.
@@ -56,6 +58,7 @@ pub(crate) async fn start(tasks: &mut Tasks, parts: ServerParts) -> anyhow::Resu
             Ok(())
         }
     });
+    start_sweep(tasks, db.clone(), &queues, &config);
     start_deployed_consumer(tasks, &db, &queues, &config).await?;
     let main = queues.open(&config.name)?;
     tasks.start("dead letters", {

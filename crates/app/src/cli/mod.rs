@@ -1,15 +1,19 @@
 //! The command line: what can be asked, and one match that answers.
 
+mod audit;
 mod config;
 mod consume;
 mod contracts;
 mod deployment;
+mod dlq;
 mod message;
 mod output;
 mod publish;
 mod queue;
+mod queue_republish;
 mod register;
 mod registration;
+mod rescue;
 mod subscription;
 
 use std::path::PathBuf;
@@ -17,6 +21,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use output::{Format, or_dash, print_line, table};
+pub(crate) use queue::show;
 
 use crate::{config::Env, demo, dev, roles};
 
@@ -47,9 +52,11 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Run a command for each message of a queue
     Consume(consume::ConsumeArgs),
-    /// Look at queues
+    /// Look at queues, pause them, repair them
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Look at any queue in the layout of the guides, ours or not, and repair it
+    Rescue(rescue::RescueArgs),
     /// Say which queues receive which message types
     #[command(subcommand)]
     Subscription(subscription::SubscriptionCommand),
@@ -121,7 +128,8 @@ impl Cli {
             Command::Registration(command) => registration::run(command, env).await,
             Command::Publish(args) => publish::run(args, env).await,
             Command::Consume(args) => consume::run(args, env).await.map(done),
-            Command::Queue(command) => queue::run(command, env).await.map(done),
+            Command::Queue(command) => queue::run(command, env).await,
+            Command::Rescue(args) => rescue::run(args, env).await,
             Command::Subscription(command) => subscription::run(command, env).await.map(done),
             Command::Deployment(command) => deployment::run(command, env).await.map(done),
             Command::Message(command) => message::run(command),

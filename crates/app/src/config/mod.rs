@@ -14,7 +14,7 @@ mod variables;
 
 pub(crate) use chain::ChainConfig;
 pub(crate) use env::{ConfigError, Env, Secret};
-pub(crate) use queue::{QueueBackend, QueueConfig, RedisAddress, RedisConfig};
+pub(crate) use queue::{DEFAULT_QUEUE, QueueBackend, QueueConfig, RedisAddress, RedisConfig, operator};
 pub(crate) use server::{LogFormat, ServerConfig, log_format, log_level, remote_api};
 pub(crate) use storage::{MlflowConfig, data_dir, database_url, mlflow};
 pub(crate) use variables::{VARIABLES, document};

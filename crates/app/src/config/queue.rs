@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use super::env::{ConfigError, Env, Secret, missing, wrong};
 
-const DEFAULT_NAME: &str = "hokusai:model_ready_queue";
+/// The queue of the brief.
+pub(crate) const DEFAULT_QUEUE: &str = "hokusai:model_ready_queue";
 const DEFAULT_DEPLOYED: &str = "hokusai:model_deployed";
 
 /// The queue's settings.
@@ -20,6 +21,8 @@ pub(crate) struct QueueConfig {
     pub(crate) processing_timeout: Duration,
     pub(crate) handler_timeout: Duration,
     pub(crate) concurrency: usize,
+    pub(crate) outbox_retention: Duration,
+    pub(crate) reconcile_after: Duration,
 }
 
 /// Where messages wait.
@@ -51,7 +54,7 @@ impl QueueConfig {
         let processing_timeout = seconds("PROCESSING_TIMEOUT", 300.0)?;
         let config = Self {
             backend: QueueBackend::read(env)?,
-            name: env.text("MESSAGE_QUEUE_NAME").unwrap_or_else(|| DEFAULT_NAME.into()),
+            name: env.text("MESSAGE_QUEUE_NAME").unwrap_or_else(|| DEFAULT_QUEUE.into()),
             deployed_name: env.text("HOKUSAI_DEPLOYED_QUEUE").unwrap_or_else(|| DEFAULT_DEPLOYED.into()),
             subscriptions: env.text("HOKUSAI_SUBSCRIPTIONS"),
             max_retries: env.number("MESSAGE_RETRY_MAX", 3)?,
@@ -60,6 +63,8 @@ impl QueueConfig {
             processing_timeout,
             handler_timeout: env.seconds("HOKUSAI_HANDLER_TIMEOUT", processing_timeout / 2)?,
             concurrency: env.number("HOKUSAI_CONCURRENCY", 16)?,
+            outbox_retention: seconds("HOKUSAI_OUTBOX_RETENTION", 30.0 * 86400.0)?,
+            reconcile_after: seconds("HOKUSAI_RECONCILE_AFTER", 3600.0)?,
         };
         config.check()?;
         Ok(config)
@@ -86,6 +91,11 @@ impl QueueConfig {
         }
         Ok(())
     }
+}
+
+/// Who acts, unless a command is told otherwise.
+pub(crate) fn operator(env: &Env<'_>) -> String {
+    env.text("USER").unwrap_or_else(|| "somebody".into())
 }
 
 impl QueueBackend {

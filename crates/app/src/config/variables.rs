@@ -130,6 +130,19 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "",
         "Further queues and the message types each receives, as in `site=model_ready_to_deploy+model_deployed;audit=model_registered`.",
     ),
+    open(
+        Queue,
+        "HOKUSAI_OUTBOX_RETENTION",
+        "`2592000` (30 days)",
+        "Seconds an event stays in the outbox at least. It stays longer while a subscribed queue has not finished it or its registration is open.",
+    ),
+    open(
+        Queue,
+        "HOKUSAI_RECONCILE_AFTER",
+        "`3600`",
+        "Seconds after which a server with a chain to ask publishes a `model_ready_to_deploy` again that is neither queued nor on the chain; three times at most. Set it only where every deployer uses that chain's registry.",
+    ),
+    open(Queue, "USER", "", "Who pauses or repairs a queue, as histories tell it; `--by` wins."),
     open(Queue, "HOKUSAI_DEPLOYED_QUEUE", "`hokusai:model_deployed`", "The queue by which workers tell the server about deployed tokens."),
     address(
         Chain,

@@ -11,6 +11,8 @@ mod message;
 mod outages;
 mod program;
 mod registration;
+mod repair;
+mod rescue;
 mod secrets;
 mod services;
 mod settings;
