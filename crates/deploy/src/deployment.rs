@@ -349,8 +349,8 @@ pub fn step(slot: &SlotFacts, observation: Observation, patience: &Patience, now
         SlotState::Signed => unsent(slot, observation, patience, now_ms),
         SlotState::Broadcast => sent(slot, observation, patience, now_ms),
         SlotState::Included => included(slot, observation, patience, now_ms),
-        SlotState::Final => finished(observation),
-        SlotState::Reverted | SlotState::Lost => unridden(slot.state, observation),
+        SlotState::Final => finished(slot, observation, patience, now_ms),
+        SlotState::Reverted | SlotState::Lost => unridden(slot, observation, patience, now_ms),
     };
     Step { state, effect }
 }
@@ -425,9 +425,11 @@ fn included(slot: &SlotFacts, observation: Observation, patience: &Patience, now
 }
 
 /// A final slot is looked at again for a while, because finality by confirmations is a wager.
-fn finished(observation: Observation) -> (SlotState, Effect) {
+fn finished(slot: &SlotFacts, observation: Observation, patience: &Patience, now_ms: i64) -> (SlotState, Effect) {
     use SlotState::{Broadcast, Final, Lost};
     match observation {
+        // As for what is included: a chain that was put back may wait for just these bytes.
+        Observation::Behind if slot.forgotten(patience, now_ms) => (Final, Effect::Send),
         Observation::Mined { success, deep, moved: true } => mined(success, deep),
         Observation::Pending { .. } => (Broadcast, Effect::Send),
         Observation::Taken { deep: true } => (Lost, Effect::Release),
@@ -448,11 +450,12 @@ fn finished(observation: Observation) -> (SlotState, Effect) {
 
 /// Nobody rides on a reverted or lost slot any more; if a deep reorg gives its nonce back, the nonce must be used again, or
 /// everything after it waits for ever.
-fn unridden(state: SlotState, observation: Observation) -> (SlotState, Effect) {
+fn unridden(slot: &SlotFacts, observation: Observation, patience: &Patience, now_ms: i64) -> (SlotState, Effect) {
     match observation {
         Observation::Pending { .. } => (SlotState::Broadcast, Effect::Send),
         Observation::Mined { success, deep, moved: true } => mined(success, deep),
-        _ => (state, Effect::Wait),
+        Observation::Behind if slot.forgotten(patience, now_ms) => (slot.state, Effect::Send),
+        _ => (slot.state, Effect::Wait),
     }
 }
 

@@ -147,7 +147,9 @@ fn what_a_node_forgot_is_sent_again_after_a_while() {
     let forgotten = Observation::Pending { known: false };
     check(Broadcast, forgotten, Age::Forgotten, (Broadcast, Effect::Send));
     check(Broadcast, Observation::Pending { known: true }, Age::Forgotten, (Broadcast, Effect::Wait));
-    check(Included, Observation::Behind, Age::Forgotten, (Included, Effect::Send));
+    for state in [Included, SlotState::Final, SlotState::Reverted] {
+        check(state, Observation::Behind, Age::Forgotten, (state, Effect::Send));
+    }
     let never_sent = SlotFacts { sent_at_ms: None, ..facts(Broadcast, Age::Fresh) };
     assert_eq!(step(&never_sent, forgotten, &PATIENCE, 0).effect, Effect::Send);
 }

@@ -2,8 +2,12 @@
 
 mod cuts;
 mod ground;
+mod keys;
 mod nodes;
 mod outages;
 mod planning;
+mod refusals;
 mod reorgs;
+mod reverts;
 mod together;
+mod views;

@@ -57,12 +57,41 @@ pub(super) struct Faults {
     /// Requests for sending are answered with success and go nowhere.
     pub(super) swallow: AtomicBool,
     pub(super) cutter: Mutex<Option<Arc<Cutter>>>,
+    /// Requests whose text contains the first are answered with the second, a `result` or an `error`, and not forwarded.
+    said: Mutex<Vec<(String, Value)>>,
     pub(super) seen: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Faults {
     pub(super) fn sent(&self) -> usize {
-        self.seen.lock().get("eth_sendRawTransaction").copied().unwrap_or_default()
+        self.seen("eth_sendRawTransaction")
+    }
+
+    pub(super) fn seen(&self, method: &str) -> usize {
+        self.seen.lock().get(method).copied().unwrap_or_default()
+    }
+
+    /// Answers requests that contain `needle` with a JSON-RPC error.
+    pub(super) fn refuse(&self, needle: &str, message: &str) {
+        self.answer(needle, json!({ "error": { "code": -32000, "message": message } }));
+    }
+
+    /// Answers requests that contain `needle` with this.
+    pub(super) fn answer(&self, needle: &str, answer: Value) {
+        self.said.lock().push((needle.to_owned(), answer));
+    }
+
+    pub(super) fn be_honest(&self) {
+        self.said.lock().clear();
+    }
+
+    fn lie(&self, packet: &RequestPacket) -> Option<ResponsePacket> {
+        let request = packet.as_single()?;
+        let text = request.serialized().get();
+        let mut answer = self.said.lock().iter().find(|(needle, _)| text.contains(needle.as_str()))?.1.clone();
+        answer["jsonrpc"] = json!("2.0");
+        answer["id"] = json!(request.id());
+        Some(serde_json::from_value(answer).unwrap())
     }
 }
 
@@ -139,6 +168,9 @@ impl Faulty {
         let sending = method == "eth_sendRawTransaction";
         if self.faults.away.load(Ordering::SeqCst) || (sending && self.faults.swallow.load(Ordering::SeqCst)) {
             return Err(TransportErrorKind::custom_str("the test cut the wire"));
+        }
+        if let Some(answer) = self.faults.lie(&packet) {
+            return Ok(answer);
         }
         let answer = self.inner.call(packet).await;
         if sending && self.faults.lose_answers.load(Ordering::SeqCst) {
@@ -247,10 +279,19 @@ impl Ground {
         self.client.request::<Value, Value>(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
-    /// A transaction of the registry's owner, whose key anvil holds.
+    /// A transaction of the registry's owner, whose key anvil holds, before all others in its block.
     pub(super) async fn as_owner(&self, call: impl SolCall) {
+        self.as_owner_for(&call, 200_000_000_000, 100_000_000_000).await;
+    }
+
+    /// Likewise, after all others.
+    pub(super) async fn as_owner_cheaply(&self, call: impl SolCall) {
+        self.as_owner_for(&call, 1_000_000_000, 0).await;
+    }
+
+    async fn as_owner_for(&self, call: &impl SolCall, max_fee_wei: u128, tip_wei: u128) {
         let call = json!([{ "from": owner(), "to": self.registry, "data": Bytes::from(call.abi_encode()), "gas": "0x30000",
-            "maxPriorityFeePerGas": "0x174876e800", "maxFeePerGas": "0x2e90edd000" }]);
+            "maxPriorityFeePerGas": format!("{tip_wei:#x}"), "maxFeePerGas": format!("{max_fee_wei:#x}") }]);
         self.rpc("eth_sendTransaction", call).await;
     }
 

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::ground::{Cutter, Ground, Point, Store, WITHIN, config, deployer, request, until_settled, until_state};
 
-fn is(outage: Outage) -> impl Fn(&SenderStatus) -> bool {
+pub(super) fn is(outage: Outage) -> impl Fn(&SenderStatus) -> bool {
     move |status| matches!(status, SenderStatus::Outage { outage: reported, .. } if *reported == outage)
 }
 
