@@ -106,7 +106,7 @@ pub(crate) async fn subscribe_others(db: &Database, config: &QueueConfig) -> any
 async fn start_deployed_consumer(tasks: &mut Tasks, db: &Database, queues: &Queues, config: &QueueConfig) -> anyhow::Result<()> {
     let queue = queues.open(&config.deployed_name)?;
     let consumer = Consumer::new(queue, roles::consumer_config(config))?;
-    let handler = Arc::new(deployed::DeployedHandler::new(db.clone()));
+    let handler = Arc::new(deployed::DeployedHandler::new(db.clone(), &config.deployed_name));
     let shutdown = tasks.shutdown();
     tasks.start("model_deployed consumer", async move { Ok(consumer.run(handler, shutdown).await.map(drop)?) });
     Ok(())

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,8 +18,8 @@ use serde::Serialize;
 
 use crate::{outbox, relay::RelayError, sweep::message_id};
 
-/// How often what was not found is looked for again, and how long after.
-const SECOND_LOOKS: usize = 4;
+/// How long at least what was not found is looked for again, and how often.
+const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(250);
 /// Entries read at once.
 const PAGE: usize = 500;
@@ -110,12 +110,13 @@ struct Contents {
     unreadable: u64,
 }
 
-/// Audits one queue.
+/// Audits one queue. For what cannot be found it goes on looking for `patience`: what a foreign consumer has acknowledged is
+/// accounted for once a sweep, where one runs, has seen it absent twice.
 ///
 /// # Errors
 ///
 /// [`RelayError`] if database or queue do not answer.
-pub async fn audit(db: &Database, queue: &dyn Queue) -> Result<QueueAudit, RelayError> {
+pub async fn audit(db: &Database, queue: &dyn Queue, patience: Duration) -> Result<QueueAudit, RelayError> {
     let failed = |source| RelayError::Queue { queue: queue.name().to_owned(), source };
     let cursor = cursor(db, queue).await?;
     let contents = Contents::read(queue).await.map_err(failed)?;
@@ -141,7 +142,7 @@ pub async fn audit(db: &Database, queue: &dyn Queue) -> Result<QueueAudit, Relay
     audit.foreign = (contents.places.len() - known.len()) as u64;
     audit.repeated = contents.places.iter().filter(|(_, places)| places.len() > 1).map(|(id, _)| id.clone()).collect();
     audit.repeated.sort();
-    audit.look_again(db, queue).await?;
+    audit.look_again(db, queue, patience.max(PATIENCE)).await?;
     audit.custody = custody(queue).await.map_err(failed)?;
     Ok(audit)
 }
@@ -182,11 +183,9 @@ impl QueueAudit {
     }
 
     /// Looks for the unconfirmed again: they may have been moving.
-    async fn look_again(&mut self, db: &Database, queue: &dyn Queue) -> Result<(), RelayError> {
-        for _ in 0..SECOND_LOOKS {
-            if self.unconfirmed.is_empty() {
-                return Ok(());
-            }
+    async fn look_again(&mut self, db: &Database, queue: &dyn Queue, patience: Duration) -> Result<(), RelayError> {
+        let deadline = Instant::now() + patience;
+        while !self.unconfirmed.is_empty() && Instant::now() < deadline {
             tokio::time::sleep(PAUSE).await;
             let failed = |source| RelayError::Queue { queue: queue.name().to_owned(), source };
             let contents = Contents::read(queue).await.map_err(failed)?;

@@ -9,14 +9,14 @@ use hokusai_registry::{
     QueueAudit, Subscriptions, outbox,
     republish::{Which, note_republished, published},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 
 use super::{
     Outcome,
     output::{Format, or_dash, print_line, table},
-    queue::{Who, ago},
+    queue::{Who, ago, parse_length},
     queue_republish::hindrance,
 };
 use crate::{assembly::Assembly, config::Env};
@@ -29,6 +29,10 @@ pub(crate) struct AuditArgs {
     /// Finish what is deployed, publish again what is unaccounted for, lease what has no lease and forget leases without entry
     #[arg(long)]
     repair: bool,
+    /// Go on looking this long for what cannot be found: what a foreign consumer acknowledged is believed finished when a
+    /// running server has missed it for ten seconds
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_length)]
+    wait: SignedDuration,
     #[command(flatten)]
     who: Who,
     #[command(flatten)]
@@ -63,15 +67,16 @@ pub(crate) async fn run(args: AuditArgs, env: &Env<'_>) -> anyhow::Result<Outcom
         None => subscribed.collect(),
     };
     let by = args.who.name(env);
+    let patience = args.wait.unsigned_abs();
     let mut audits = Vec::new();
     for name in names {
         let queue = assembly.queue(Some(&name))?;
-        let mut audit = hokusai_registry::audit(&db, &*queue).await?;
+        let mut audit = hokusai_registry::audit(&db, &*queue, patience).await?;
         let mut repaired = None;
         if args.repair {
             let repair = Repair { db: &db, queue: &queue, by: &by, first_sight: assembly.queue_config.processing_timeout };
             repaired = Some(repair.run(&audit).await?);
-            audit = hokusai_registry::audit(&db, &*queue).await?;
+            audit = hokusai_registry::audit(&db, &*queue, patience).await?;
         }
         audits.push(Audited { whole: audit.is_whole(), audit, repaired });
     }

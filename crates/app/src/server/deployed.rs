@@ -6,21 +6,25 @@ use async_trait::async_trait;
 use hokusai_db::Database;
 use hokusai_event::{Event, ModelDeployed, check_message};
 use hokusai_queue::{Delivery, Handler, Verdict};
-use hokusai_registry::apply_deployed;
+use hokusai_registry::{apply_deployed, outbox};
+use jiff::Timestamp;
 
 #[derive(Debug)]
 pub(super) struct DeployedHandler {
     db: Database,
+    queue: String,
 }
 
 impl DeployedHandler {
-    pub(super) fn new(db: Database) -> Self {
-        Self { db }
+    pub(super) fn new(db: Database, queue: &str) -> Self {
+        Self { db, queue: queue.to_owned() }
     }
 
-    async fn apply(&self, deployed: &ModelDeployed) -> Result<bool, hokusai_db::Error> {
+    /// The message is finished in the same transaction, should it come from this database's own outbox.
+    async fn apply(&self, message_id: &str, deployed: &ModelDeployed) -> Result<bool, hokusai_db::Error> {
         let mut tx = self.db.write().await?;
         let changed = apply_deployed(&mut tx, deployed, deployed.deployed_at.at()).await?;
+        outbox::finish(&mut tx, &self.queue, message_id, Timestamp::now()).await?;
         tx.commit().await?;
         Ok(changed)
     }
@@ -29,8 +33,8 @@ impl DeployedHandler {
 #[async_trait]
 impl Handler for DeployedHandler {
     async fn handle(&self, delivery: &Delivery) -> Verdict {
-        let deployed = match check_message(&delivery.entry) {
-            Ok((_, Event::ModelDeployed(deployed))) => deployed,
+        let (message_id, deployed) = match check_message(&delivery.entry) {
+            Ok((envelope, Event::ModelDeployed(deployed))) => (envelope.message_id, deployed),
             Ok((envelope, _)) => {
                 let error = format!("message_type: this queue is for model_deployed, this is {}", envelope.message_type);
                 return Verdict::Dead { kind: "unexpected_type".into(), error };
@@ -40,7 +44,7 @@ impl Handler for DeployedHandler {
                 return Verdict::Dead { kind: "invalid_message".into(), error };
             }
         };
-        match self.apply(&deployed).await {
+        match self.apply(&message_id, &deployed).await {
             Ok(changed) => {
                 tracing::info!(
                     message_id = deployed.message_id,

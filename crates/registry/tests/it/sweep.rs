@@ -202,7 +202,7 @@ async fn the_audit_accounts_for_every_event(home: Home) {
     let letter = hokusai_queue::dead_letter::build(&taken[0], QUEUE, "kind", "error", jiff::Timestamp::now());
     queue.settle(&[Move::DeadLetter { entry: taken[0].clone(), with: letter }, Move::Ack { entry: taken[1].clone() }]).await.unwrap();
     home.finish(QUEUE, &hokusai_event::Envelope::parse(&taken[1]).unwrap().message_id).await;
-    let seen = audit(&home.db, &*queue).await.unwrap();
+    let seen = audit(&home.db, &*queue, Duration::ZERO).await.unwrap();
     assert_eq!((seen.events, seen.waiting, seen.main, seen.processing, seen.dlq, seen.finished), (7, 1, 2, 1, 1, 1), "{seen:?}");
     assert_eq!((seen.foreign, seen.unreadable, seen.is_whole(), seen.unconfirmed.len()), (1, 1, false, 1));
     let lost = hokusai_event::Envelope::parse(&entries[0]).unwrap().message_id;
@@ -210,11 +210,11 @@ async fn the_audit_accounts_for_every_event(home: Home) {
     assert!(seen.custody.known && seen.custody.without_lease == 1 && seen.custody.oldest_ms.is_some(), "{:?}", seen.custody);
 
     assert_eq!(twice(&mut sweep(&home, opener)).await, 1);
-    let seen = audit(&home.db, &*queue).await.unwrap();
+    let seen = audit(&home.db, &*queue, Duration::ZERO).await.unwrap();
     assert_eq!((seen.is_whole(), seen.swept, seen.unreported.len(), seen.events), (true, 1, 1, 7), "{seen:?}");
     // Redis loses everything: nothing is unaccounted for, it is to be relayed again.
     redis_command(&redis, &mut redis::cmd("FLUSHALL")).await;
-    let seen = audit(&home.db, &*queue).await.unwrap();
+    let seen = audit(&home.db, &*queue, Duration::ZERO).await.unwrap();
     assert_eq!((seen.is_whole(), seen.waiting, seen.finished + seen.swept), (true, 5, 2), "{seen:?}");
 }
 
