@@ -14,6 +14,7 @@ use hokusai_deploy::{
     token::{IModelTokenRegistry::registerManyCall, ModelTokenRegistry::pauseCall, RegistryArguments, Revert, read_revert},
 };
 use hokusai_testbed::{ANVIL_KEYS, Anvil, free_port};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ground::{Ground, Store, deployer, owner};
 
@@ -114,4 +115,65 @@ async fn a_registry_is_not_deployed_with_one_key_for_everything() {
     plan.one_key_for_all = true;
     let deployed = deploy_registry(&ground.node, &*deployer(), &plan).await.unwrap();
     check_chain(&ground.node, deployed.address, us, None, None).await.unwrap();
+}
+
+/// After signing only a clear refusal says that there is no such transaction.
+#[tokio::test]
+async fn an_unclear_answer_to_a_deployment_names_the_transaction() {
+    let ground = Ground::embedded(Store::Sqlite).await;
+    let arguments = RegistryArguments { owner: owner(), controller: owner(), deployer: deployer().address(), initial_supply: None };
+    let plan = RegistryPlan { arguments, one_key_for_all: false, fees: FeePolicy::default(), patience: Duration::from_millis(50) };
+    ground.faults.refuse("eth_sendRawTransaction", "a mystery");
+    let error = deploy_registry(&ground.node, &*deployer(), &plan).await.unwrap_err();
+    assert!(matches!(&error, InstallError::Unknown { last, .. } if last.contains("a mystery")), "{error}");
+    ground.faults.be_honest();
+    ground.faults.refuse("eth_sendRawTransaction", "insufficient funds for gas * price + value");
+    let error = deploy_registry(&ground.node, &*deployer(), &plan).await.unwrap_err();
+    assert!(matches!(error, InstallError::Rpc(RpcError::Unfunded { .. })), "{error}");
+}
+
+/// An endpoint that says which chain it is, and answers every other request with this.
+async fn endpoint(status: &'static str, body: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0_u8; 65536];
+            let length = stream.read(&mut request).await.unwrap_or_default();
+            let (status, body) = if String::from_utf8_lossy(&request[..length]).contains("eth_chainId") {
+                ("200 OK", r#"{"jsonrpc":"2.0","id":0,"result":"0x7a69"}"#)
+            } else {
+                (status, body)
+            };
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    url
+}
+
+/// Providers say it in several ways.
+#[tokio::test]
+async fn a_rate_limit_is_a_reason_to_ask_the_next_endpoint() {
+    let anvil = Anvil::start(&[]).await;
+    let limited = [
+        ("429 Too Many Requests", r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32000,"message":"slow down"}}"#),
+        (
+            "200 OK",
+            r#"{"jsonrpc":"2.0","id":0,"error":{"code":429,"message":"Your app has exceeded its compute units per second capacity."}}"#,
+        ),
+        ("200 OK", r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32005,"message":"project ID request rate exceeded"}}"#),
+    ];
+    for (status, body) in limited {
+        let limited = endpoint(status, body).await;
+        let urls = [limited.parse().unwrap(), anvil.url().parse().unwrap()];
+        let node = Node::http(&urls, &HttpOptions::default()).unwrap();
+        assert_eq!(node.head().await.unwrap().number, 0, "{body}");
+        let alone = Node::http(&urls[..1], &HttpOptions::default()).unwrap();
+        let error = alone.head().await.unwrap_err();
+        assert!(error.is_away(), "{error}");
+    }
 }

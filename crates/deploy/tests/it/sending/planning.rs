@@ -78,3 +78,38 @@ async fn requests_planned_elsewhere_are_found() {
     let planned = elsewhere.plan(&[request("ELSEWHERE", "1")]).await.unwrap();
     until_settled(&elsewhere, &planned).await;
 }
+
+/// As the sender would have left it.
+async fn let_be_refused(ground: &Ground, permanent: bool) {
+    let mut tx = ground.db.write().await.unwrap();
+    sqlx::query("UPDATE deploy_deployments SET state = 'refused', reason = 'because', permanent = $1")
+        .bind(i64::from(permanent))
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// A redriven message asks for the same content once more.
+#[tokio::test]
+async fn what_its_content_did_not_earn_is_planned_again() {
+    let ground = Ground::embedded(Store::Sqlite).await;
+    let ledger = ground.ledger();
+    let plan = async || ledger.plan(&[request("AGAIN", "1")]).await.unwrap().remove(0);
+    let first = plan().await;
+    let_be_refused(&ground, true).await;
+    assert_eq!(plan().await.state, DeploymentState::Refused, "the contract refused this content");
+    let_be_refused(&ground, false).await;
+    let again = plan().await;
+    assert_eq!((again.id.as_str(), again.state, again.reason), (first.id.as_str(), DeploymentState::Planned, None));
+
+    // By hand, whatever it was refused for; what cannot pass stays refused.
+    let_be_refused(&ground, true).await;
+    assert_eq!(ledger.retry(&first.id).await.unwrap().unwrap().state, DeploymentState::Planned);
+    assert_eq!(ledger.retry(&first.id).await.unwrap().unwrap().state, DeploymentState::Planned, "nothing to do");
+    assert_eq!(ledger.retry("nobody").await.unwrap(), None);
+    let unfit = ledger.plan(&[TokenRequest { current_value: 0.1, ..request("UNFIT", "1") }]).await.unwrap().remove(0);
+    assert_eq!(ledger.retry(&unfit.id).await.unwrap().unwrap().state, DeploymentState::Refused);
+    let _running = ground.start(&ledger, config());
+    assert_eq!(until_settled(&ledger, &[first]).await[0].state, DeploymentState::Final);
+}
