@@ -25,7 +25,7 @@ pub mod upkeep;
 pub use attempts::Attempts;
 pub use consumer::{Consumer, ConsumerConfig, Delivery, Handler, Holder, Status, Summary, Verdict};
 pub use error::{ConfigError, Error};
-pub use queue::{LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken};
+pub use queue::{Cursor, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken};
 pub use redis::{CertificateCheck, RedisQueue, RedisSettings};
 pub use sql::{MIGRATIONS, SqlQueue};
 pub use upkeep::{Custody, Lease, Look, Mark, Pause, Upkeep};

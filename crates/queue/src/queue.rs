@@ -108,28 +108,63 @@ pub trait Queue: Send + Sync + fmt::Debug {
     async fn stats(&self) -> Result<Stats, Error>;
 }
 
+/// Where a source's relay stands in a queue: the position of the last event it gave, and which event that was. A queue only
+/// compares it, as a whole: a position alone would make a copy of the source's database pass for the database itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Cursor(String);
+
+impl Cursor {
+    /// At the event with this message id, which has this position.
+    pub fn new(position: i64, message_id: &str) -> Self {
+        Self(format!("{position}:{message_id}"))
+    }
+
+    /// Position and message id; `None` if it was written by something else.
+    pub fn event(&self) -> Option<(i64, &str)> {
+        let (position, message_id) = self.0.split_once(':')?;
+        Some((position.parse().ok()?, message_id))
+    }
+
+    /// As it is kept.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Cursor {
+    fn from(kept: String) -> Self {
+        Self(kept)
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Entries of one relay, and the step of its cursor.
 #[derive(Debug, Clone, Copy)]
 pub struct RelayBatch<'a> {
     /// The relaying database's id.
     pub source: &'a str,
     /// Where the cursor must be; `None` if it must not exist.
-    pub expected: Option<i64>,
+    pub expected: Option<&'a Cursor>,
     /// Where the cursor is put.
-    pub next: i64,
+    pub next: &'a Cursor,
     /// The entries, oldest first.
     pub entries: &'a [Bytes],
 }
 
 /// What became of a [`RelayBatch`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Relayed {
     /// Entries pushed, cursor moved.
     Moved,
     /// Nothing changed; the cursor is at `actual`, not where it was expected.
     Refused {
         /// `None` if this source has no cursor here.
-        actual: Option<i64>,
+        actual: Option<Cursor>,
     },
 }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Cursor, Error};
 
 /// The most entries of main that a look reads from the end that is taken from.
 pub const FRONT: usize = 512;
@@ -87,8 +87,8 @@ pub enum Mark {
 /// What a look saw, all at one moment.
 #[derive(Debug, Clone)]
 pub struct Look {
-    /// The position of the source that was asked about.
-    pub cursor: Option<i64>,
+    /// Where the source that was asked about stands.
+    pub cursor: Option<Cursor>,
     /// Everything in processing, delayed and dlq; `None` if there is more than [`ELSEWHERE`].
     pub elsewhere: Option<Vec<Bytes>>,
     /// The entries of main to be taken next, at most [`FRONT`], the next one first.

@@ -236,7 +236,9 @@ async fn cursor(db: &Database, queue: &dyn Queue) -> Result<i64, RelayError> {
     if let Some(upkeep) = queue.upkeep() {
         let look = upkeep.look(&source, None).await;
         let look = look.map_err(|source| RelayError::Queue { queue: queue.name().to_owned(), source })?;
-        return Ok(look.cursor.unwrap_or(0));
+        // A cursor that is not ours says nothing about what the queue was given of ours.
+        let Some(cursor) = look.cursor else { return Ok(0) };
+        return Ok(outbox::own_position(db, queue.name(), &cursor).await?.unwrap_or(0));
     }
     let sql = "SELECT position FROM relay_progress WHERE queue = $1";
     let row: Option<Option<i64>> = sqlx::query_scalar(sql).bind(queue.name()).fetch_optional(db.reader()).await?;

@@ -10,6 +10,7 @@
 use bytes::Bytes;
 use hokusai_db::{Database, Error, Tx};
 use hokusai_event::{Envelope, Event, Invalid, MessageType};
+use hokusai_queue::Cursor;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -140,9 +141,35 @@ pub async fn renew_source(db: &Database) -> Result<String, Error> {
     lock_source(&mut tx).await?;
     let id = Uuid::new_v4().to_string();
     sqlx::query("UPDATE source SET id = $1").bind(id.as_str()).execute(&mut *tx).await?;
-    sqlx::query("UPDATE relay_progress SET position = NULL, attempted = NULL, stopped = NULL").execute(&mut *tx).await?;
+    sqlx::query(
+        "UPDATE relay_progress SET position = NULL, position_event = NULL, attempted = NULL, attempted_event = NULL, stopped = NULL",
+    )
+    .execute(&mut *tx)
+    .await?;
     tx.commit().await?;
     Ok(id)
+}
+
+/// The position at which a queue's cursor stands, if the event there is this database's own: `None` for a cursor that another
+/// copy of it has left.
+///
+/// # Errors
+///
+/// As the database says.
+pub(crate) async fn own_position(db: &Database, queue: &str, cursor: &Cursor) -> Result<Option<i64>, Error> {
+    let Some((position, message_id)) = cursor.event() else { return Ok(None) };
+    let own: Option<(i64,)> = sqlx::query_as(
+        "SELECT 1 FROM outbox WHERE position = $1 AND message_id = $2
+         UNION ALL
+         SELECT 1 FROM relay_progress
+         WHERE queue = $3 AND (position = $1 AND position_event = $2 OR attempted = $1 AND attempted_event = $2)",
+    )
+    .bind(position)
+    .bind(message_id)
+    .bind(queue)
+    .fetch_optional(db.reader())
+    .await?;
+    Ok(own.map(|_| position))
 }
 
 /// The `source` row, held until the transaction ends.

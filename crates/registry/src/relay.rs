@@ -1,8 +1,8 @@
 //! The relay: moves outbox events to every subscribed queue, one lane for each queue.
 //!
-//! A queue keeps a cursor for each source database: the position of the last event it was given. A push names the cursor it
-//! expects and the one it leaves, and the queue does both or neither; so a push repeated after a lost reply, by this relay
-//! or by another on the same database, is refused and does no harm.
+//! A queue keeps a cursor for each source database: the position of the last event it was given, and which event that was. A
+//! push names the cursor it expects and the one it leaves, and the queue does both or neither; so a push repeated after a lost
+//! reply, by this relay or by another on the same database, is refused and does no harm.
 //!
 //! ```text
 //!            ┌────────── nothing waits ──────────┐
@@ -10,16 +10,18 @@
 //!          idle ──events──▶ attempt recorded ──push──▶ moved: cursor known to be at the attempt
 //!            ▲                    ▲              │
 //!            │                    │              ├─ refused, at the attempt: the reply was lost; as if moved
-//!            │                    │              ├─ refused, behind or absent: the queue lost writes; go back there
+//!            │                    │              ├─ refused, absent or at another event of ours: the queue lost writes; go there
 //!            │                    └── outage ────┤
-//!            │                                   └─ refused, elsewhere: not our cursor; stopped until someone decides
+//!            │                                   └─ refused, at no event of ours: not our cursor; stopped until someone decides
 //!            └── another relay moved it meanwhile: look again
 //! ```
 //!
 //! Invariants:
 //!
 //! - An attempt (the position a push would leave) is committed before the push, and repeated unchanged until it is
-//!   answered. Only a cursor found exactly there can be our own lost reply; any other cursor ahead is somebody else's.
+//!   answered.
+//! - A cursor is ours if this database has the event that it names, at the position that it names. A position alone proves
+//!   nothing: a database that was restored gives the same positions to other events.
 //! - Positions are assigned in the transaction that records the attempt, so that a lane costs one commit for each push; that
 //!   a push arrived is recorded with the next attempt, or when there is nothing more to push.
 //! - A lane shares nothing with the others but the database: a stuck queue holds up no other.

@@ -10,7 +10,8 @@
 //! - `idempotency_keys`: which registration a caller's key was spent on, and for which content.
 //! - `outbox`: events with the exact bytes to publish. `position` is NULL until the relay gives one.
 //! - `subscriptions`: which event types go to which queue, from which position on.
-//! - `relay_progress`: for each queue the cursor it is known to hold, and the one push that may be under way.
+//! - `relay_progress`: for each queue the cursor it is known to hold, and the one push that may be under way; of each the
+//!   position and the event there, kept here because the event itself may be pruned.
 //! - `finished`: events that a queue's consumers are done with, never to be published there again; `swept` is 1 if nobody
 //!   said so and the sweep found them gone.
 
@@ -113,6 +114,18 @@ CREATE TABLE finished (
         sql: "
 ALTER TABLE finished ADD COLUMN swept BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX finished_swept ON finished (queue, at_ms) WHERE swept = 1;
+",
+    },
+    // Cursors name their event. Those that queues hold by now are bare positions, so the database takes a new id, and
+    // unfinished events are published again.
+    Migration {
+        room: "registry",
+        number: 3,
+        sql: "
+ALTER TABLE relay_progress ADD COLUMN position_event TEXT;
+ALTER TABLE relay_progress ADD COLUMN attempted_event TEXT;
+UPDATE relay_progress SET position = NULL, attempted = NULL, stopped = NULL;
+UPDATE source SET id = id || '-named';
 ",
     },
 ];

@@ -10,7 +10,8 @@
 //!
 //! **What is kept.** An event stays in the outbox until every queue subscribed to its type has finished it, the registration
 //! that a `model_ready_to_deploy` belongs to has come to an end, and it is older than [`SweepConfig::retention`]. Until then a
-//! queue that lost it gets it again.
+//! queue that lost it gets it again. The newest events stay whatever their age: a queue that comes back with an older cursor
+//! is known by the event it names.
 
 mod shadow;
 
@@ -57,6 +58,8 @@ pub struct SweepConfig {
     pub settle: Duration,
     /// How old an event is before it may be pruned.
     pub retention: Duration,
+    /// How many of the newest events are not pruned, at least one.
+    pub newest: u32,
     /// The time between two prunings.
     pub prune_every: Duration,
 }
@@ -67,6 +70,7 @@ impl Default for SweepConfig {
             interval: Duration::from_secs(5),
             settle: Duration::from_secs(10),
             retention: Duration::from_secs(30 * 24 * 3600),
+            newest: 10_000,
             prune_every: Duration::from_secs(600),
         }
     }
@@ -186,7 +190,9 @@ impl Sweep {
         // Followed without a candidate too: what enters main is to be known when one comes.
         let look = upkeep.look(source, lane.shadow.mark()).await.map_err(failed)?;
         lane.shadow.follow(&look);
-        let Some(cursor) = look.cursor else { return Ok(0) };
+        let Some(cursor) = &look.cursor else { return Ok(0) };
+        // What another copy of this database has published says nothing about what is absent here.
+        let Some(cursor) = outbox::own_position(&self.db, name, cursor).await? else { return Ok(0) };
         let until = cursor.min(lane.from + WINDOW);
         let candidates = self.candidates(name, lane.from, until).await?;
         let first = candidates.first().map(|candidate| candidate.position - 1);
@@ -238,7 +244,7 @@ impl Sweep {
             let mut tx = self.db.write().await?;
             let ids: Vec<String> = sqlx::query_scalar(
                 "SELECT o.message_id FROM outbox o
-                 WHERE o.position IS NOT NULL AND o.created_ms < $1
+                 WHERE o.position <= (SELECT last_position FROM source) - $3 AND o.created_ms < $1
                    AND NOT EXISTS (
                      SELECT 1 FROM subscriptions s WHERE s.message_type = o.message_type AND s.start_position < o.position
                        AND NOT EXISTS (SELECT 1 FROM finished f WHERE f.message_id = o.message_id AND f.queue = s.queue))
@@ -249,6 +255,7 @@ impl Sweep {
             )
             .bind(before_ms)
             .bind(PRUNED)
+            .bind(i64::from(self.config.newest.max(1)))
             .fetch_all(&mut *tx)
             .await?;
             for chunk in ids.chunks(bulk::LIST) {

@@ -8,9 +8,9 @@
 //! | `Q:processing` | list | taken, not finished; pushed at the left | everybody |
 //! | `Q:dlq` | list | dead-letter entries; pushed at the left | everybody |
 //! | `Q:delayed` | zset | retries by the time they are due | `retry`, `promote` |
-//! | `Q:leases` | zset | the bytes of entries in processing by the time their lease runs out; `+inf` for orphans | `extend`, `lease`, `meet`, `open_pass` |
-//! | `Q:cursor` | hash | position of each relay source | `relay` |
-//! | `Q:reaper` | hash | `met`: first meeting, `pass`: last pass, `walk`: where it goes on, `paused`: the pause in force | `meet`, `open_pass`, `lease`, an operator |
+//! | `Q:leases` | zset | the bytes of entries in processing by the time their lease runs out; `+inf` for orphans | `extend`, `lease`, `meet`, `relay`, `open_pass` |
+//! | `Q:cursor` | hash | cursor of each relay source: `position:message_id` | `relay` |
+//! | `Q:reaper` | hash | `met`: first meeting, `pass`: last pass, `walk`: where it goes on, `paused`: the pause in force | `meet`, `relay`, `open_pass`, `lease`, an operator |
 //!
 //! Invariants:
 //!
@@ -36,7 +36,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
 pub use settings::{CertificateCheck, RedisSettings};
 
 use self::link::Link;
-use crate::{Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken, Upkeep};
+use crate::{Cursor, Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken, Upkeep};
 
 /// Entries asked for when the queue was empty a moment ago; a fruitless LMOVE costs the server as much as a fruitful one.
 const MODEST_TAKE: usize = 8;
@@ -192,9 +192,7 @@ impl RedisQueue {
             length.arg(key);
             commands.push(length);
         }
-        let mut exists = cmd("EXISTS");
-        exists.arg(&self.keys.reaper);
-        commands.push(exists);
+        commands.push(self.is_met());
 
         let mut answers = self.link.send(&mut pipeline(commands)).await?.into_iter();
         let acked: Vec<_> = answers.by_ref().take(acks.len()).collect();
@@ -219,10 +217,21 @@ impl RedisQueue {
             self.waiting.store(waiting, Ordering::Relaxed);
             self.processing.store(processing, Ordering::Relaxed);
         }
-        if matches!(answers.next(), Some(Ok(Value::Int(0)))) {
-            self.meet(&entries).await.unwrap_or_else(|error| tracing::warn!(queue = self.name, %error, "the queue could not be met again"));
-        }
+        self.meet_again(answers.next(), &entries).await;
         Ok(Taken { entries, acked })
+    }
+
+    fn is_met(&self) -> Cmd {
+        let mut exists = cmd("EXISTS");
+        exists.arg(&self.keys.reaper);
+        exists
+    }
+
+    /// Meets the queue if `is_met` was answered with no. What was `taken` must reach the caller whatever becomes of it.
+    async fn meet_again(&self, is_met: Option<RedisResult<Value>>, taken: &[Bytes]) {
+        if matches!(is_met, Some(Ok(Value::Int(0)))) {
+            self.meet(taken).await.unwrap_or_else(|error| tracing::warn!(queue = self.name, %error, "the queue could not be met again"));
+        }
     }
 
     fn note_taken(&self, taken: usize, settled: usize) {
@@ -234,15 +243,18 @@ impl RedisQueue {
         }
     }
 
-    /// Waits for one entry on a connection of its own.
+    /// Waits for one entry on a connection of its own. Redis may have come back empty while it waited: the reaper's key is
+    /// looked at as in a sweep.
     async fn wait_for_one(&self, wait: Duration) -> Result<Option<Bytes>, Error> {
         let mut take = cmd("BLMOVE");
         take.arg(&self.keys.main).arg(&self.keys.processing).arg("RIGHT").arg("LEFT").arg(wait.as_secs_f64());
         let entry = bytes_of(self.link.block(&take, wait).await?);
-        if entry.is_some() {
+        if let Some(entry) = &entry {
             self.note_taken(1, 0);
             // One came; more may be on their way.
             self.waiting.store(1, Ordering::Relaxed);
+            let is_met = self.link.send(&mut pipeline(vec![self.is_met()])).await.ok().and_then(|mut answers| answers.pop());
+            self.meet_again(is_met, std::slice::from_ref(entry)).await;
         }
         Ok(entry)
     }
@@ -358,8 +370,9 @@ impl Queue for RedisQueue {
     }
 
     async fn relay(&self, batch: RelayBatch<'_>) -> Result<Relayed, Error> {
-        let mut call = scripts::call(&scripts::RELAY, &[&self.keys.cursor, &self.keys.main]);
-        call.arg(batch.source).arg(batch.expected.map(|at| at.to_string()).unwrap_or_default()).arg(batch.next);
+        let Keys { main, processing, leases, cursor, reaper, .. } = &self.keys;
+        let mut call = scripts::call(&scripts::RELAY, &[cursor, main, reaper, processing, leases]);
+        call.arg(batch.source).arg(batch.expected.map_or("", Cursor::as_str)).arg(batch.next.as_str());
         for entry in batch.entries {
             call.arg(&entry[..]);
         }
@@ -367,8 +380,8 @@ impl Queue for RedisQueue {
         let Value::Array(items) = &answer else { return Err(self.link.unexpected(&answer)) };
         match &items[..] {
             [Value::Int(1)] => Ok(Relayed::Moved),
-            [Value::Int(0)] | [Value::Int(0), Value::Nil] => Ok(Relayed::Refused { actual: None }),
-            [Value::Int(0), actual] => Ok(Relayed::Refused { actual: Some(self.number(&Ok(actual.clone()))?) }),
+            [Value::Int(0)] => Ok(Relayed::Refused { actual: None }),
+            [Value::Int(0), actual] => Ok(Relayed::Refused { actual: cursor_of(actual.clone()) }),
             _ => Err(self.link.unexpected(&answer)),
         }
     }
@@ -470,6 +483,10 @@ fn bytes_of(value: Value) -> Option<Bytes> {
         Value::BulkString(bytes) => Some(bytes.into()),
         _ => None,
     }
+}
+
+fn cursor_of(value: Value) -> Option<Cursor> {
+    bytes_of(value).map(|kept| String::from_utf8_lossy(&kept).into_owned().into())
 }
 
 fn unsigned(number: i64) -> u64 {

@@ -1,14 +1,15 @@
-//! The Lua scripts, one state move each; each file's header says what it takes and answers.
+//! The Lua scripts, one state move each; each file's header says what it takes and answers. `meeting.lua` is no script but
+//! what two of them begin with.
 
 use std::sync::LazyLock;
 
 use redis::{Cmd, Script, cmd};
 
 macro_rules! scripts {
-    ($($name:ident = $file:literal),* $(,)?) => {
-        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));)*
+    ($($name:ident = $($file:literal)+),* $(,)?) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(concat!($(include_str!($file)),+)));)*
         /// Every script's text, to load them again into a server that has lost them.
-        pub(super) const SOURCES: &[&str] = &[$(include_str!($file)),*];
+        pub(super) const SOURCES: &[&str] = &[$(concat!($(include_str!($file)),+)),*];
     };
 }
 
@@ -20,8 +21,8 @@ scripts! {
     EXTEND = "extend.lua",
     EXPIRE = "expire.lua",
     REDRIVE = "redrive.lua",
-    RELAY = "relay.lua",
-    MEET = "meet.lua",
+    RELAY = "meeting.lua" "relay.lua",
+    MEET = "meeting.lua" "meet.lua",
     OPEN_PASS = "open_pass.lua",
     LEASE = "lease.lua",
     PROMOTE = "promote.lua",

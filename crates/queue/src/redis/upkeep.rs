@@ -71,7 +71,7 @@ impl Upkeep for RedisQueue {
             Ok::<_, Error>(entries)
         };
         Ok(Look {
-            cursor: if cursor == Value::Nil { None } else { Some(self.number(&Ok(cursor))?) },
+            cursor: super::cursor_of(cursor),
             elsewhere: (given == Value::Int(1)).then_some(elsewhere),
             front: oldest_first(front)?,
             entered: if known == Value::Int(1) { Some(oldest_first(entered)?) } else { None },

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `queue_entries` | every entry: its queue, position, state, bytes, and `at`: due time if delayed, end of the lease if in processing (`NULL`: no lease yet) |
 //! | `queue_heads` | for each queue the positions used at either end, the time of the reaper's last pass, and the pause in force |
-//! | `queue_cursors` | the position of each relay source |
+//! | `queue_cursors` | the cursor of each relay source |
 //!
 //! Invariants:
 //!
@@ -26,7 +26,7 @@ use hokusai_db::{Backend, Database, Error as DbError, Migration, Tx};
 use sqlx::{AssertSqlSafe, Row};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken, Upkeep};
+use crate::{Cursor, Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken, Upkeep};
 
 /// How long a push of another process may go unnoticed by a waiting take.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -39,6 +39,21 @@ const EXPIRED_BYTES: usize = 8 << 20;
 pub const MIGRATIONS: &[Migration] = &[
     Migration { room: "queue", number: 1, sql: include_str!("tables.sql") },
     Migration { room: "queue", number: 2, sql: "ALTER TABLE queue_heads ADD COLUMN pause TEXT" },
+    // Cursors name their event. What a bare position stood at cannot be told any more, so the old ones go: their relays, whose
+    // own migration gives their databases a new source id, publish what is unfinished again.
+    Migration {
+        room: "queue",
+        number: 3,
+        sql: "
+DROP TABLE queue_cursors;
+CREATE TABLE queue_cursors (
+    queue TEXT NOT NULL,
+    source TEXT NOT NULL,
+    cursor TEXT NOT NULL,
+    PRIMARY KEY (queue, source)
+);
+",
+    },
 ];
 
 /// A queue in a database; its tables are made by [`MIGRATIONS`].
@@ -186,15 +201,15 @@ impl SqlQueue {
         let mut tx = self.db.write().await?;
         self.positions(&mut tx, 0).await?;
         let actual = self.cursor(&mut tx, batch.source).await?;
-        if actual != batch.expected {
+        if actual.as_ref() != batch.expected {
             return Ok(Relayed::Refused { actual });
         }
         if !batch.entries.is_empty() {
             self.insert(&mut tx, batch.entries).await?;
         }
-        let query = "INSERT INTO queue_cursors (queue, source, position) VALUES ($1, $2, $3) \
-                     ON CONFLICT (queue, source) DO UPDATE SET position = excluded.position";
-        sqlx::query(query).bind(&self.name).bind(batch.source).bind(batch.next).execute(&mut *tx).await?;
+        let query = "INSERT INTO queue_cursors (queue, source, cursor) VALUES ($1, $2, $3) \
+                     ON CONFLICT (queue, source) DO UPDATE SET cursor = excluded.cursor";
+        sqlx::query(query).bind(&self.name).bind(batch.source).bind(batch.next.as_str()).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(Relayed::Moved)
     }
@@ -255,9 +270,10 @@ impl SqlQueue {
         Ok(query.fetch_optional(self.db.reader()).await.map_err(|error| self.error(error))?.is_none())
     }
 
-    async fn cursor(&self, tx: &mut Tx, source: &str) -> Result<Option<i64>, DbError> {
-        let query = "SELECT position FROM queue_cursors WHERE queue = $1 AND source = $2";
-        Ok(sqlx::query_scalar(query).bind(&self.name).bind(source).fetch_optional(&mut **tx).await?)
+    async fn cursor(&self, tx: &mut Tx, source: &str) -> Result<Option<Cursor>, DbError> {
+        let query = "SELECT cursor FROM queue_cursors WHERE queue = $1 AND source = $2";
+        let kept: Option<String> = sqlx::query_scalar(query).bind(&self.name).bind(source).fetch_optional(&mut **tx).await?;
+        Ok(kept.map(Cursor::from))
     }
 
     /// Whether a pass would find nothing and need not be noted yet: an idle queue shall not cost a write each second.

@@ -57,8 +57,8 @@ impl SqlQueue {
     /// the next look. The entries are read by one statement, so at one moment.
     async fn try_look(&self, source: &str, mark: Option<&Mark>) -> Result<Look, DbError> {
         let query =
-            "SELECT highest, (SELECT position FROM queue_cursors c WHERE c.queue = $1 AND c.source = $2) FROM queue_heads WHERE queue = $1";
-        let heads: Option<(i64, Option<i64>)> =
+            "SELECT highest, (SELECT c.cursor FROM queue_cursors c WHERE c.queue = $1 AND c.source = $2) FROM queue_heads WHERE queue = $1";
+        let heads: Option<(i64, Option<String>)> =
             sqlx::query_as(query).bind(&self.name).bind(source).fetch_optional(self.db.reader()).await?;
         let (highest, cursor) = heads.unwrap_or((0, None));
         let since = match mark {
@@ -91,7 +91,7 @@ impl SqlQueue {
         front.truncate(FRONT);
         let known = whole || (since.is_some() && as_i64(entered.len()) <= as_i64(ENTERED));
         Ok(Look {
-            cursor,
+            cursor: cursor.map(Into::into),
             elsewhere: (elsewhere.len() <= ELSEWHERE).then_some(elsewhere),
             front,
             entered: known.then_some(entered),

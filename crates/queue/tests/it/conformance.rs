@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use hokusai_queue::{
-    LeaseTerms, Move, RelayBatch, Relayed, Settled, State, attempts, dead_letter,
+    Cursor, LeaseTerms, Move, RelayBatch, Relayed, Settled, State, attempts, dead_letter,
     reaper::{self, ReaperConfig},
 };
 use hokusai_testbed::eventually;
@@ -243,13 +243,15 @@ async fn identical_entries_are_settled_one_at_a_time(bench: Bench) {
 }
 
 async fn a_relay_moves_its_cursor_with_its_entries(bench: Bench) {
-    let relay = async |source, expected, next, entries: &[&str]| {
-        bench.queue.relay(RelayBatch { source, expected, next, entries: &bytes(entries) }).await.unwrap()
+    let at = |position| Cursor::new(position, "some-event");
+    let relay = async |source, expected: Option<i64>, next, entries: &[&str]| {
+        let expected = expected.map(at);
+        bench.queue.relay(RelayBatch { source, expected: expected.as_ref(), next: &at(next), entries: &bytes(entries) }).await.unwrap()
     };
     assert_eq!(relay("one", None, 2, &["a", "b"]).await, Relayed::Moved);
     assert_eq!(relay("one", Some(2), 3, &["c"]).await, Relayed::Moved);
-    assert_eq!(relay("two", None, 9_000_000_000_000_000, &["d"]).await, Relayed::Moved, "each source has its own");
-    assert_eq!(relay("two", Some(9_000_000_000_000_000), 9_000_000_000_000_001, &[]).await, Relayed::Moved);
+    assert_eq!(relay("two", None, i64::MAX - 1, &["d"]).await, Relayed::Moved, "each source has its own");
+    assert_eq!(relay("two", Some(i64::MAX - 1), i64::MAX, &[]).await, Relayed::Moved);
     assert_eq!(bench.take(9).await, bytes(&["a", "b", "c", "d"]));
     let many: Vec<String> = (0..2500).map(|n| n.to_string()).collect();
     assert_eq!(relay("one", Some(3), 4, &many.iter().map(String::as_str).collect::<Vec<_>>()).await, Relayed::Moved);
@@ -257,14 +259,17 @@ async fn a_relay_moves_its_cursor_with_its_entries(bench: Bench) {
 }
 
 async fn a_stale_relay_is_refused(bench: Bench) {
+    let (none, a, b) = (Cursor::new(0, "none"), Cursor::new(1, "a"), Cursor::new(1, "b"));
     let relay = async |expected, next| {
         let entries = bytes(&["x"]);
         bench.queue.relay(RelayBatch { source: "one", expected, next, entries: &entries }).await.unwrap()
     };
-    assert_eq!(relay(Some(1), 2).await, Relayed::Refused { actual: None }, "Redis has lost the cursor");
-    assert_eq!(relay(None, 1).await, Relayed::Moved);
-    assert_eq!(relay(None, 1).await, Relayed::Refused { actual: Some(1) }, "the reply was lost, the batch was not");
-    assert_eq!(relay(Some(0), 1).await, Relayed::Refused { actual: Some(1) }, "another relay was faster");
+    let refused = |actual: &Cursor| Relayed::Refused { actual: Some(actual.clone()) };
+    assert_eq!(relay(Some(&a), &b).await, Relayed::Refused { actual: None }, "the queue has lost the cursor");
+    assert_eq!(relay(None, &a).await, Relayed::Moved);
+    assert_eq!(relay(None, &a).await, refused(&a), "the reply was lost, the batch was not");
+    assert_eq!(relay(Some(&none), &a).await, refused(&a), "another relay was faster");
+    assert_eq!(relay(Some(&b), &b).await, refused(&a), "the same position, and another event");
     assert_eq!(bench.stats().await, (1, 0, 0, 0), "refused is nothing pushed");
 }
 

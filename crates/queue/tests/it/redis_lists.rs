@@ -1,10 +1,13 @@
 //! What only Redis has: foreign clients on the same lists, orphans, outages, and its own ways to refuse.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hokusai_queue::{
-    Error, LeaseTerms, Move, Queue, RedisQueue, RedisSettings, RelayBatch, Settled, State, Status, Verdict,
+    Cursor, Error, LeaseTerms, Move, Queue, RedisQueue, RedisSettings, RelayBatch, Relayed, Settled, State, Status, Verdict,
     reaper::{self, ReaperConfig},
 };
 use hokusai_testbed::{Redis, eventually, free_port};
@@ -56,6 +59,12 @@ async fn what_a_foreign_consumer_abandoned_is_returned() {
     assert!(bench.take_one().await.ends_with(br#""hokusai_expiries":1}"#));
 }
 
+/// What a relay publishes to a queue that does not know it yet.
+fn first(entries: &[Bytes]) -> RelayBatch<'_> {
+    static CURSOR: LazyLock<Cursor> = LazyLock::new(|| Cursor::new(1, "event"));
+    RelayBatch { source: "s", expected: None, next: &CURSOR, entries }
+}
+
 #[tokio::test]
 async fn orphans_are_kept_until_told_otherwise() {
     let redis = Redis::start().await;
@@ -99,6 +108,39 @@ async fn after_redis_lost_everything_what_is_taken_is_no_orphan() {
     let _: () = redis::cmd("FLUSHALL").query_async(&mut foreign).await.unwrap();
     bench.push(&[&message(1)]).await;
     bench.take_one().await;
+    eventually("it is returned", PATIENCE, async || (bench.pass().await.returned == 1).then_some(())).await;
+}
+
+/// A foreign consumer blocked on the queue takes before anybody of ours has met it, and dies.
+#[tokio::test]
+async fn what_is_relayed_is_no_orphan_whoever_takes_it() {
+    let bench = Bench::redis().await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let _: () = foreign.lpush(processing(), "left there years ago").await.unwrap();
+    assert_eq!(bench.queue.relay(first(&bytes(&[&message(1)]))).await.unwrap(), Relayed::Moved);
+    let taken: Option<Bytes> = foreign.rpoplpush(NAME, processing()).await.unwrap();
+    assert_eq!(taken, Some(message(1).into()));
+    eventually("it is returned", PATIENCE, async || {
+        let report = bench.pass().await;
+        assert_eq!(report.survey.orphans, 1, "what was there before the meeting is one still");
+        (report.returned == 1).then_some(())
+    })
+    .await;
+}
+
+/// Redis comes back empty while a take of ours waits, which then takes without having met it.
+#[tokio::test]
+async fn what_a_waiting_take_brings_is_no_orphan() {
+    let bench = Bench::redis().await;
+    bench.take(1).await;
+    let mut foreign = raw(bench.redis.as_ref().unwrap()).await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut foreign).await.unwrap();
+    let queue = bench.queue.clone();
+    let waits = tokio::spawn(async move { queue.take(1, PATIENCE, &[]).await });
+    let _: () = foreign.lpush(NAME, message(1)).await.unwrap();
+    assert_eq!(waits.await.unwrap().unwrap().entries, bytes(&[&message(1)]));
+    let met: bool = foreign.hexists(format!("{NAME}:reaper"), "met").await.unwrap();
+    assert!(met);
     eventually("it is returned", PATIENCE, async || (bench.pass().await.returned == 1).then_some(())).await;
 }
 
@@ -212,7 +254,7 @@ async fn a_key_that_is_no_queue_is_a_misconfiguration() {
         bench.queue.push(&bytes(&["a"])).await.unwrap_err(),
         bench.queue.take(1, Duration::ZERO, &[]).await.unwrap_err(),
         bench.queue.stats().await.unwrap_err(),
-        bench.queue.relay(hokusai_queue::RelayBatch { source: "s", expected: None, next: 1, entries: &bytes(&["a"]) }).await.unwrap_err(),
+        bench.queue.relay(first(&bytes(&["a"]))).await.unwrap_err(),
     ] {
         assert!(matches!(error, Error::Misconfigured { .. }), "{error:?}");
     }
@@ -288,9 +330,8 @@ async fn a_script_that_is_refused_half_way_loses_nothing() {
         let left: Vec<Bytes> = admin.lrange(processing(), 0, -1).await.unwrap();
         assert_eq!(left, [entry.clone()], "{change:?}");
     }
-    let batch = RelayBatch { source: "s", expected: None, next: 1, entries: &[Bytes::from_static(b"y")] };
-    assert!(queue.relay(batch).await.is_err());
-    let cursor: Option<i64> = admin.hget(format!("{NAME}:cursor"), "s").await.unwrap();
+    assert!(queue.relay(first(&bytes(&["y"]))).await.is_err());
+    let cursor: Option<String> = admin.hget(format!("{NAME}:cursor"), "s").await.unwrap();
     assert_eq!(cursor, None, "nothing was pushed, so the cursor must not move");
 }
 

@@ -83,7 +83,8 @@ async fn a_look_sees_a_short_queue_whole(bench: Bench) {
     assert!(empty.whole && empty.front.is_empty() && empty.elsewhere.is_some_and(|entries| entries.is_empty()));
     assert_eq!(empty.cursor, None);
     bench.push(&[&message(1), &message(2), &message(3)]).await;
-    let batch = hokusai_queue::RelayBatch { source: "source", expected: None, next: 7, entries: &[message(4).into()] };
+    let at = hokusai_queue::Cursor::new(7, "event");
+    let batch = hokusai_queue::RelayBatch { source: "source", expected: None, next: &at, entries: &[message(4).into()] };
     bench.queue.relay(batch).await.unwrap();
     let dead = bench.take_one().await;
     bench.settle(Move::DeadLetter { entry: dead, with: "dead".into() }).await;
@@ -91,7 +92,7 @@ async fn a_look_sees_a_short_queue_whole(bench: Bench) {
     bench.settle(Move::Retry { entry: late, with: "late".into(), after: PATIENCE * 60 }).await;
     let held = bench.take_one().await;
     let seen = look(&bench, Some(&empty.mark)).await;
-    assert_eq!((seen.whole, seen.cursor, seen.front.clone()), (true, Some(7), bytes(&[&message(4)])));
+    assert_eq!((seen.whole, seen.cursor, seen.front.clone()), (true, Some(at), bytes(&[&message(4)])));
     let mut elsewhere = seen.elsewhere.unwrap();
     elsewhere.sort();
     let mut expected = vec![held, "late".into(), "dead".into()];

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use hokusai_db::Tx;
-use hokusai_queue::{Queue, RelayBatch, Relayed};
+use hokusai_queue::{Cursor, Queue, RelayBatch, Relayed};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +31,8 @@ pub(super) enum Moved {
 /// What the database says about this lane.
 struct Standing {
     source: String,
-    position: Option<i64>,
-    attempted: Option<i64>,
+    position: Option<Cursor>,
+    attempted: Option<Cursor>,
     stopped: Option<String>,
     last_position: i64,
     waiting: bool,
@@ -47,10 +47,10 @@ enum Plan {
 }
 
 /// A push: from the cursor the queue should have to the one it is to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Push {
-    expected: Option<i64>,
-    next: i64,
+    expected: Option<Cursor>,
+    next: Cursor,
 }
 
 /// What a refused push means.
@@ -58,21 +58,28 @@ struct Push {
 enum Refusal {
     /// It had arrived, and its answer was lost.
     ReplyLost,
-    /// The queue lost writes and is back at this cursor.
-    WritesLost(Option<i64>),
-    /// The cursor is nobody's that this database knows.
-    Foreign(i64),
+    /// The queue is elsewhere in what this database has published: it lost writes, and a push that was still under way may
+    /// have moved it on since.
+    Elsewhere(Option<Cursor>),
+    /// The cursor names no event of this database.
+    Foreign(Cursor),
 }
 
 impl Refusal {
-    /// Sound only if the database still says that `push` is the one under way: otherwise another relay moved on.
-    fn of(push: Push, actual: Option<i64>) -> Self {
+    /// Sound only if the database still says that `push` is the one under way: otherwise another relay moved on. `own` says
+    /// whether `actual` names an event of this database.
+    fn of(push: &Push, actual: Option<Cursor>, own: bool) -> Self {
         match actual {
+            Some(actual) if !own => Self::Foreign(actual),
             Some(actual) if actual == push.next => Self::ReplyLost,
-            Some(actual) if push.expected.is_none_or(|expected| actual > expected) => Self::Foreign(actual),
-            actual => Self::WritesLost(actual),
+            actual => Self::Elsewhere(actual),
         }
     }
+}
+
+/// The position of a cursor that this database has made; 0 if there is none.
+fn position(cursor: Option<&Cursor>) -> i64 {
+    cursor.and_then(Cursor::event).map_or(0, |(position, _)| position)
 }
 
 pub(super) struct Lane {
@@ -133,36 +140,44 @@ impl Lane {
             Plan::Push(push) => push,
             Plan::Again => return Ok(Moved::On { entries: 0 }),
             Plan::Nothing => {
-                self.shared.status.note(&self.name, standing.position, standing.last_position);
+                self.note(standing.position.as_ref(), standing.last_position);
                 return self.verify(&standing).await;
             }
         };
-        let entries = self.entries(push).await?;
+        let entries = self.entries(&push).await?;
         let queue = self.queue().await?;
-        let batch = RelayBatch { source: &standing.source, expected: push.expected, next: push.next, entries: &entries };
+        let batch = RelayBatch { source: &standing.source, expected: push.expected.as_ref(), next: &push.next, entries: &entries };
         match queue.relay(batch).await.map_err(|source| self.failed(source))? {
             Relayed::Moved => {
+                self.note(Some(&push.next), standing.last_position);
                 self.arrived = Some(push);
                 self.verified = Some(Instant::now());
-                self.shared.status.note(&self.name, Some(push.next), standing.last_position.max(push.next));
                 Ok(Moved::On { entries: entries.len() as u64 })
             }
-            Relayed::Refused { actual } => self.refused(push, Some(push.next), actual).await,
+            Relayed::Refused { actual } => self.refused(&push, Some(&push.next), actual).await,
         }
+    }
+
+    fn note(&self, at: Option<&Cursor>, last_position: i64) {
+        let at = at.map(|cursor| position(Some(cursor)));
+        self.shared.status.note(&self.name, at, last_position.max(at.unwrap_or(0)));
     }
 
     /// With nothing to publish, makes sure now and then that the queue still has its cursor: a queue that lost its
     /// writes must not have to wait for the next event to get the last ones again.
     async fn verify(&mut self, standing: &Standing) -> Result<Moved, RelayError> {
         let due = self.verified.is_none_or(|verified| verified.elapsed() >= self.shared.config.verify);
-        let (true, Some(position)) = (due, standing.position) else { return Ok(Moved::Nothing) };
+        let (true, Some(position)) = (due, &standing.position) else { return Ok(Moved::Nothing) };
         let batch = RelayBatch { source: &standing.source, expected: Some(position), next: position, entries: &[] };
         match self.queue().await?.relay(batch).await.map_err(|source| self.failed(source))? {
             Relayed::Moved => {
                 self.verified = Some(Instant::now());
                 Ok(Moved::Nothing)
             }
-            Relayed::Refused { actual } => self.refused(Push { expected: standing.position, next: position }, None, actual).await,
+            Relayed::Refused { actual } => {
+                let push = Push { expected: standing.position.clone(), next: position.clone() };
+                self.refused(&push, None, actual).await
+            }
         }
     }
 
@@ -180,19 +195,20 @@ impl Lane {
     }
 
     async fn standing(&self) -> Result<Option<Standing>, RelayError> {
-        type Row = (String, i64, Option<i64>, Option<i64>, Option<String>, i64);
+        type Row = (String, i64, Option<i64>, Option<String>, Option<i64>, Option<String>, Option<String>, i64);
         let row: Option<Row> = sqlx::query_as(
-            "SELECT s.id, s.last_position, p.position, p.attempted, p.stopped,
+            "SELECT s.id, s.last_position, p.position, p.position_event, p.attempted, p.attempted_event, p.stopped,
                     (SELECT COUNT(*) FROM (SELECT 1 AS one FROM outbox WHERE position IS NULL LIMIT 1) AS waiting)
              FROM source s, relay_progress p WHERE p.queue = $1",
         )
         .bind(self.name.as_str())
         .fetch_optional(self.shared.db.reader())
         .await?;
-        Ok(row.map(|(source, last_position, position, attempted, stopped, waiting)| Standing {
+        let cursor = |position: Option<i64>, event: Option<String>| Some(Cursor::new(position?, &event?));
+        Ok(row.map(|(source, last_position, position, event, attempted, attempted_event, stopped, waiting)| Standing {
             source,
-            position,
-            attempted,
+            position: cursor(position, event),
+            attempted: cursor(attempted, attempted_event),
             stopped,
             last_position,
             waiting: waiting > 0,
@@ -201,51 +217,63 @@ impl Lane {
 
     /// The next push, recorded as attempted.
     async fn plan(&mut self, standing: &Standing) -> Result<Plan, RelayError> {
-        let arrived = self.arrived.take().filter(|push| standing.position == push.expected && standing.attempted == Some(push.next));
-        if let (Some(next), None) = (standing.attempted, arrived) {
-            return Ok(Plan::Push(Push { expected: standing.position, next }));
+        let is_attempt = |push: &Push| standing.position == push.expected && standing.attempted.as_ref() == Some(&push.next);
+        let arrived = self.arrived.take().filter(is_attempt);
+        if let (Some(next), None) = (&standing.attempted, &arrived) {
+            return Ok(Plan::Push(Push { expected: standing.position.clone(), next: next.clone() }));
         }
-        let position = arrived.map_or(standing.position, |arrived| Some(arrived.next));
-        let from = position.unwrap_or(0);
+        let at = arrived.as_ref().map_or(&standing.position, |_| &standing.attempted).as_ref();
+        let from = position(at);
         let more = standing.waiting || standing.last_position > from;
         if !more && arrived.is_none() {
             return Ok(Plan::Nothing);
         }
         let mut tx = self.shared.db.write().await?;
-        let mut last_position = standing.last_position;
+        let mut next = None;
         if more {
+            let batch = i64::from(self.shared.config.batch);
             let mut source = outbox::lock_source(&mut tx).await?;
-            outbox::assign(&mut tx, &mut source, i64::from(self.shared.config.batch)).await?;
-            last_position = source.last_position;
+            outbox::assign(&mut tx, &mut source, batch).await?;
+            next = last_event(&mut tx, from, from + batch).await?;
         }
-        let next = (last_position > from).then(|| last_position.min(from + i64::from(self.shared.config.batch)));
-        let recorded = self.record(&mut tx, standing, position, next).await?;
+        let recorded = self.record(&mut tx, standing, at, next.as_ref()).await?;
         tx.commit().await?;
         match next {
-            Some(next) if recorded => Ok(Plan::Push(Push { expected: position, next })),
+            Some(next) if recorded => Ok(Plan::Push(Push { expected: at.cloned(), next })),
+            None if arrived.is_none() => Ok(Plan::Nothing),
             // After an arrival was recorded there may be something new; after another relay's step there is.
             _ => Ok(Plan::Again),
         }
     }
 
     /// Moves the lane's row on from what `standing` saw; `false` if it is no longer as it was.
-    async fn record(&self, tx: &mut Tx, standing: &Standing, position: Option<i64>, attempted: Option<i64>) -> Result<bool, RelayError> {
+    async fn record(
+        &self,
+        tx: &mut Tx,
+        standing: &Standing,
+        position: Option<&Cursor>,
+        attempted: Option<&Cursor>,
+    ) -> Result<bool, RelayError> {
+        let (position, attempted) = (position.and_then(Cursor::event), attempted.and_then(Cursor::event));
         let changed = sqlx::query(
-            "UPDATE relay_progress SET position = $1, attempted = $2
-             WHERE queue = $3 AND stopped IS NULL AND position IS NOT DISTINCT FROM $4 AND attempted IS NOT DISTINCT FROM $5",
+            "UPDATE relay_progress SET position = $1, position_event = $2, attempted = $3, attempted_event = $4
+             WHERE queue = $5 AND stopped IS NULL
+               AND position_event IS NOT DISTINCT FROM $6 AND attempted_event IS NOT DISTINCT FROM $7",
         )
-        .bind(position)
-        .bind(attempted)
+        .bind(position.map(|(position, _)| position))
+        .bind(position.map(|(_, event)| event))
+        .bind(attempted.map(|(attempted, _)| attempted))
+        .bind(attempted.map(|(_, event)| event))
         .bind(self.name.as_str())
-        .bind(standing.position)
-        .bind(standing.attempted)
+        .bind(event(standing.position.as_ref()))
+        .bind(event(standing.attempted.as_ref()))
         .execute(&mut **tx)
         .await?;
         Ok(changed.rows_affected() == 1)
     }
 
     /// The subscribed and unfinished events of a push, oldest first.
-    async fn entries(&self, push: Push) -> Result<Vec<Bytes>, RelayError> {
+    async fn entries(&self, push: &Push) -> Result<Vec<Bytes>, RelayError> {
         let rows: Vec<(Vec<u8>,)> = sqlx::query_as(
             "SELECT o.envelope FROM outbox o
              JOIN subscriptions s ON s.queue = $1 AND s.message_type = o.message_type
@@ -254,29 +282,35 @@ impl Lane {
              ORDER BY o.position",
         )
         .bind(self.name.as_str())
-        .bind(push.expected.unwrap_or(0))
-        .bind(push.next)
+        .bind(position(push.expected.as_ref()))
+        .bind(position(Some(&push.next)))
         .fetch_all(self.shared.db.reader())
         .await?;
         Ok(rows.into_iter().map(|(envelope,)| envelope.into()).collect())
     }
 
     /// Learns from a refusal, if the database still says what it said when `push` was made: `attempted` was recorded.
-    async fn refused(&mut self, push: Push, attempted: Option<i64>, actual: Option<i64>) -> Result<Moved, RelayError> {
-        let unchanged = self.standing().await?.is_some_and(|now| now.position == push.expected && now.attempted == attempted);
+    async fn refused(&mut self, push: &Push, attempted: Option<&Cursor>, actual: Option<Cursor>) -> Result<Moved, RelayError> {
+        let own = match &actual {
+            Some(actual) => outbox::own_position(&self.shared.db, &self.name, actual).await?.is_some(),
+            None => true,
+        };
+        let unchanged = self.standing().await?.is_some_and(|now| now.position == push.expected && now.attempted.as_ref() == attempted);
         if !unchanged {
             return Ok(Moved::On { entries: 0 });
         }
-        match Refusal::of(push, actual) {
-            Refusal::ReplyLost => self.arrived = Some(push),
-            Refusal::WritesLost(actual) => {
-                tracing::warn!(queue = self.name, expected = push.expected, actual, "the queue lost writes; publishing again from there");
-                self.go_back(push.expected, attempted, actual).await?;
+        match Refusal::of(push, actual, own) {
+            Refusal::ReplyLost => self.arrived = Some(push.clone()),
+            Refusal::Elsewhere(actual) => {
+                let (expected, actual) = (push.expected.as_ref(), actual.as_ref());
+                let (was, is) = (expected.map(Cursor::as_str), actual.map(Cursor::as_str));
+                tracing::warn!(queue = self.name, expected = was, actual = is, "the queue lost writes; publishing again from there");
+                self.go_there(expected, attempted, actual).await?;
             }
             Refusal::Foreign(actual) => {
-                let reason = foreign(&self.name, push, actual);
+                let reason = foreign(&self.name, push, &actual);
                 tracing::error!(queue = self.name, reason);
-                self.stop(push.expected, attempted, &reason).await?;
+                self.stop(push.expected.as_ref(), attempted, &reason).await?;
                 self.shared.status.note_stopped(&self.name, &reason);
                 return Ok(Moved::Stopped);
             }
@@ -284,32 +318,35 @@ impl Lane {
         Ok(Moved::On { entries: 0 })
     }
 
-    async fn go_back(&self, position: Option<i64>, attempted: Option<i64>, actual: Option<i64>) -> Result<(), RelayError> {
+    async fn go_there(&self, position: Option<&Cursor>, attempted: Option<&Cursor>, actual: Option<&Cursor>) -> Result<(), RelayError> {
         let mut tx = self.shared.db.write().await?;
+        let actual = actual.and_then(Cursor::event);
         sqlx::query(
-            "UPDATE relay_progress SET position = $1, attempted = NULL, rewinds = rewinds + 1
-             WHERE queue = $2 AND position IS NOT DISTINCT FROM $3 AND attempted IS NOT DISTINCT FROM $4",
+            "UPDATE relay_progress
+             SET position = $1, position_event = $2, attempted = NULL, attempted_event = NULL, rewinds = rewinds + 1
+             WHERE queue = $3 AND position_event IS NOT DISTINCT FROM $4 AND attempted_event IS NOT DISTINCT FROM $5",
         )
-        .bind(actual)
+        .bind(actual.map(|(actual, _)| actual))
+        .bind(actual.map(|(_, event)| event))
         .bind(self.name.as_str())
-        .bind(position)
-        .bind(attempted)
+        .bind(event(position))
+        .bind(event(attempted))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
         Ok(())
     }
 
-    async fn stop(&self, position: Option<i64>, attempted: Option<i64>, reason: &str) -> Result<(), RelayError> {
+    async fn stop(&self, position: Option<&Cursor>, attempted: Option<&Cursor>, reason: &str) -> Result<(), RelayError> {
         let mut tx = self.shared.db.write().await?;
         sqlx::query(
             "UPDATE relay_progress SET stopped = $1
-             WHERE queue = $2 AND position IS NOT DISTINCT FROM $3 AND attempted IS NOT DISTINCT FROM $4",
+             WHERE queue = $2 AND position_event IS NOT DISTINCT FROM $3 AND attempted_event IS NOT DISTINCT FROM $4",
         )
         .bind(reason)
         .bind(self.name.as_str())
-        .bind(position)
-        .bind(attempted)
+        .bind(event(position))
+        .bind(event(attempted))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -317,12 +354,30 @@ impl Lane {
     }
 }
 
-fn foreign(queue: &str, push: Push, actual: i64) -> String {
-    let ours = push.expected.map_or_else(|| "at none yet".to_owned(), |expected| format!("at {expected}"));
+fn event(cursor: Option<&Cursor>) -> Option<&str> {
+    cursor.and_then(Cursor::event).map(|(_, event)| event)
+}
+
+/// Where a push goes from `from`: to the last event up to `to` or, where all of those are pruned, to the next one.
+async fn last_event(tx: &mut Tx, from: i64, to: i64) -> Result<Option<Cursor>, RelayError> {
+    let event: Option<(i64, String)> = sqlx::query_as(
+        "SELECT position, message_id FROM outbox WHERE position = COALESCE(
+            (SELECT MAX(position) FROM outbox WHERE position > $1 AND position <= $2),
+            (SELECT MIN(position) FROM outbox WHERE position > $2))",
+    )
+    .bind(from)
+    .bind(to)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(event.map(|(position, message_id)| Cursor::new(position, &message_id)))
+}
+
+fn foreign(queue: &str, push: &Push, actual: &Cursor) -> String {
+    let ours = push.expected.as_ref().map_or_else(|| "at none yet".to_owned(), |expected| format!("at {expected}"));
     format!(
-        "the relay cursor of queue {queue} is at {actual}, where this database, being {ours}, never put it: the database was \
-         restored from a backup, or another copy of it publishes to the same queue. Make sure that only one copy runs, then \
-         give this database a new source id: unfinished events are published again from the start"
+        "the relay cursor of queue {queue} is at {actual}, an event that this database, being {ours}, does not have: the \
+         database was restored from a backup, or another copy of it publishes to the same queue. Make sure that only one copy \
+         runs, then give this database a new source id: unfinished events are published again from the start"
     )
 }
 
@@ -337,18 +392,26 @@ pub(super) async fn pause(pause: Duration, end: &CancellationToken) {
 mod tests {
     use super::*;
 
-    fn check(expected: Option<i64>, next: i64, actual: Option<i64>, meaning: Refusal) {
-        assert_eq!(Refusal::of(Push { expected, next }, actual), meaning);
+    fn at(position: i64) -> Cursor {
+        Cursor::new(position, "event")
+    }
+
+    fn check(expected: Option<i64>, next: i64, actual: Option<Cursor>, own: bool, meaning: &Refusal) {
+        assert_eq!(Refusal::of(&Push { expected: expected.map(at), next: at(next) }, actual, own), *meaning);
     }
 
     #[test]
     fn a_refusal_is_understood() {
-        check(Some(10), 20, Some(20), Refusal::ReplyLost);
-        check(None, 20, Some(20), Refusal::ReplyLost);
-        check(Some(10), 20, Some(9), Refusal::WritesLost(Some(9)));
-        check(Some(10), 20, None, Refusal::WritesLost(None));
-        check(Some(10), 20, Some(15), Refusal::Foreign(15));
-        check(Some(10), 20, Some(21), Refusal::Foreign(21));
-        check(None, 20, Some(3), Refusal::Foreign(3));
+        check(Some(10), 20, Some(at(20)), true, &Refusal::ReplyLost);
+        check(None, 20, Some(at(20)), true, &Refusal::ReplyLost);
+        check(Some(10), 20, Some(at(9)), true, &Refusal::Elsewhere(Some(at(9))));
+        check(Some(10), 20, None, true, &Refusal::Elsewhere(None));
+        check(Some(10), 20, Some(at(15)), true, &Refusal::Elsewhere(Some(at(15))));
+        check(Some(10), 20, Some(at(21)), true, &Refusal::Elsewhere(Some(at(21))));
+        let other = Cursor::new(20, "another");
+        check(Some(10), 20, Some(other.clone()), false, &Refusal::Foreign(other));
+        check(Some(10), 20, Some(at(9)), false, &Refusal::Foreign(at(9)));
+        check(None, 20, Some(at(3)), false, &Refusal::Foreign(at(3)));
+        assert_eq!(position(Some(&at(7))), 7);
     }
 }

@@ -216,7 +216,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 /// What Redis holds: the list and the cursor.
-type Snapshot = (Vec<Vec<u8>>, Option<i64>);
+type Snapshot = (Vec<Vec<u8>>, Option<String>);
 
 struct World {
     home: Home,
@@ -266,7 +266,7 @@ impl World {
             pipe.cmd("RPUSH").arg(QUEUE).arg(entry);
         }
         if let Some(cursor) = cursor {
-            pipe.cmd("HSET").arg(format!("{QUEUE}:cursor")).arg(&self.source).arg(*cursor);
+            pipe.cmd("HSET").arg(format!("{QUEUE}:cursor")).arg(&self.source).arg(cursor);
         }
         pipe.exec_async(&mut self.connection).await.unwrap();
     }

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hokusai_registry::{LaneState, NewEvent, QueueOpener, Relay, RelayConfig, outbox, subscriptions};
+use hokusai_queue::{Cursor, RelayBatch, Relayed};
+use hokusai_registry::{LaneState, NewEvent, QueueOpener, Relay, RelayConfig, Sweep, SweepConfig, Swept, outbox, subscriptions};
 use hokusai_testbed::{Redis, eventually};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,9 @@ crate::scenarios!(
     after_a_flush_the_unfinished_is_published_again,
     a_rewound_cursor_is_published_again_from_there,
     a_foreign_cursor_stops_its_queue_alone,
+    a_restored_database_takes_no_foreign_cursor_for_its_own,
+    a_stale_push_after_a_loss_is_gone_on_from,
+    the_events_of_a_batch_may_be_pruned,
     late_commits_are_not_passed_over,
 );
 
@@ -138,7 +142,7 @@ async fn a_rewound_cursor_is_published_again_from_there(home: Home) {
     let queue = opener.queue(QUEUE).await;
     let before = waiting(&queue).await;
     // As after a crash of Redis: it is back at position 6, with three of the five messages.
-    redis_command(&redis, redis::cmd("HSET").arg(format!("{QUEUE}:cursor")).arg(home.source().await).arg(6)).await;
+    set_cursor(&redis, &home, &event_at(&home, 6).await).await;
     redis_command(&redis, redis::cmd("LTRIM").arg(QUEUE).arg(-3).arg(-1)).await;
     assert_eq!(waiting(&queue).await, before[..3]);
     relay.pass().await.unwrap();
@@ -154,7 +158,7 @@ async fn a_foreign_cursor_stops_its_queue_alone(home: Home) {
     let relay = home.relay(opener.clone());
     relay.pass().await.unwrap();
     // The database was restored: in an earlier life it had published up to position 9.
-    redis_command(&redis, redis::cmd("HSET").arg(format!("{QUEUE}:cursor")).arg(home.source().await).arg(9)).await;
+    set_cursor(&redis, &home, &Cursor::new(9, "an event of that life")).await;
     for model in 0..10 {
         home.accept(&format!("m{model}")).await;
     }
@@ -172,6 +176,110 @@ async fn a_foreign_cursor_stops_its_queue_alone(home: Home) {
     assert_eq!(source, home.source().await);
     relay.pass().await.unwrap();
     assert_eq!(waiting(&queue).await[1..], home.outbox(READY).await);
+}
+
+/// Puts the database back to a backup from before the first event.
+async fn restore(home: &Home) {
+    let mut tx = home.db.write().await.unwrap();
+    for sql in [
+        "DELETE FROM outbox",
+        "DELETE FROM finished",
+        "DELETE FROM registration_history",
+        "DELETE FROM registrations",
+        "DELETE FROM intents",
+        "DELETE FROM models",
+        "UPDATE source SET last_position = 0",
+        "UPDATE relay_progress SET position = NULL, position_event = NULL, attempted = NULL, attempted_event = NULL",
+    ] {
+        sqlx::query(sql).execute(&mut *tx).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+/// The steps by which a cursor of bare positions lost a message: what is published after the restore comes to the very
+/// position at which the queue was left before it, and would pass for published.
+async fn a_restored_database_takes_no_foreign_cursor_for_its_own(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    home.source().await;
+    home.accept("a").await;
+    home.relay(opener.clone()).pass().await.unwrap();
+    let queue = opener.queue(QUEUE).await;
+    let before = waiting(&queue).await;
+    restore(&home).await;
+    home.accept("b").await;
+    let relay = home.relay(opener.clone());
+    for _ in 0..2 {
+        assert_eq!(relay.pass().await.unwrap(), 0);
+    }
+    assert_eq!(waiting(&queue).await, before);
+    let stopped = home.subscriptions().list().await.unwrap().remove(0).stopped.expect("it stops");
+    assert!(stopped.contains("restored from a backup") && stopped.contains("new source id"), "{stopped}");
+    // That it is in no queue does not make it finished.
+    let config = SweepConfig { settle: Duration::ZERO, ..SweepConfig::default() };
+    let mut sweep = Sweep::new(home.db.clone(), opener.clone(), config);
+    for _ in 0..3 {
+        assert_eq!(sweep.pass().await.unwrap(), Swept::default());
+    }
+    outbox::renew_source(&home.db).await.unwrap();
+    relay.pass().await.unwrap();
+    assert_eq!(waiting(&queue).await, [before, home.outbox(READY).await].concat());
+}
+
+/// Redis lost everything, and the push of a relay that had planned it before came after that.
+async fn a_stale_push_after_a_loss_is_gone_on_from(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    home.accept("a").await;
+    let relay = home.relay(opener.clone());
+    relay.pass().await.unwrap();
+    let queue = opener.queue(QUEUE).await;
+    let published = waiting(&queue).await;
+    // The first relay has learned of the loss and goes to the beginning. What the other one pushes then leads elsewhere.
+    redis_command(&redis, &mut redis::cmd("FLUSHALL")).await;
+    home.accept("b").await;
+    let stale = event_at(&home, 2).await;
+    let batch = RelayBatch { source: &home.source().await, expected: None, next: &stale, entries: &published };
+    assert_eq!(queue.relay(batch).await.unwrap(), Relayed::Moved);
+    let mut tx = home.db.write().await.unwrap();
+    sqlx::query("UPDATE relay_progress SET position = NULL, position_event = NULL").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    relay.pass().await.unwrap();
+    assert_eq!(waiting(&queue).await, home.outbox(READY).await);
+    assert_eq!(home.subscriptions().list().await.unwrap()[0].stopped, None);
+}
+
+/// A queue that is subscribed late begins at positions whose events are gone.
+async fn the_events_of_a_batch_may_be_pruned(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    for model in 0..10 {
+        home.accept(&format!("m{model}")).await;
+    }
+    home.relay(opener.clone()).pass().await.unwrap();
+    let mut tx = home.db.write().await.unwrap();
+    sqlx::query("DELETE FROM outbox WHERE position <= 9 OR position BETWEEN 12 AND 15").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    home.subscriptions().add(&subscriptions::parse("site=*@beginning").unwrap()[0]).await.unwrap();
+    let config = RelayConfig { batch: 4, ..RelayConfig::default() };
+    let relay = Relay::new(home.db.clone(), opener.clone(), home.nudge.clone(), config);
+    assert_eq!(relay.pass().await.unwrap(), 7);
+    assert_eq!(waiting(&opener.queue("site").await).await.len(), 7);
+    assert_eq!(relay.pass().await.unwrap(), 0);
+}
+
+async fn event_at(home: &Home, position: i64) -> Cursor {
+    let event: String =
+        sqlx::query_scalar("SELECT message_id FROM outbox WHERE position = $1").bind(position).fetch_one(home.db.reader()).await.unwrap();
+    Cursor::new(position, &event)
+}
+
+async fn set_cursor(redis: &Redis, home: &Home, cursor: &Cursor) {
+    let key = format!("{QUEUE}:cursor");
+    redis_command(redis, redis::cmd("HSET").arg(key).arg(home.source().await).arg(cursor.as_str())).await;
 }
 
 /// A transaction that inserted its event first and commits last.

@@ -164,7 +164,8 @@ async fn the_outbox_is_pruned_when_nobody_needs_it(home: Home) {
     let (redis, opener, queue) = relayed(&home, 3).await;
     home.subscriptions().add(&subscriptions::parse("site=model_registered@beginning").unwrap()[0]).await.unwrap();
     home.relay(opener.clone()).pass().await.unwrap();
-    let config = SweepConfig { settle: Duration::ZERO, retention: Duration::ZERO, prune_every: Duration::ZERO, ..SweepConfig::default() };
+    let config =
+        SweepConfig { interval: Duration::ZERO, settle: Duration::ZERO, retention: Duration::ZERO, newest: 1, prune_every: Duration::ZERO };
     let mut sweep = Sweep::new(home.db.clone(), opener.clone(), config);
     assert_eq!(home.count("outbox").await, 6);
     assert_eq!(sweep.pass().await.unwrap(), Swept::default());

@@ -179,6 +179,7 @@ pub(crate) fn consume_there(state: &mut State, action: Action) {
                 None => redis.dlq[entry.message()] = true,
             }
             state.history.twins |= !removed;
+            state.history.pushed_unmet |= !state.redis.met;
             state.foreign = Foreign::Free;
         }
         (Action::TheyCrash, foreign) => {

@@ -71,7 +71,7 @@ impl Lane {
     pub(crate) fn plan(&mut self, sql: &mut Sql, rules: &Rules) {
         let Step::Read(standing) = std::mem::take(&mut self.step) else { return };
         let ours = |push: &Push| {
-            let named = |at: u8, cursor: Cursor| at == cursor.position && (!rules.cursor_names_its_event || sql.cursor_at(at) == cursor);
+            let named = |at: u8, cursor: Cursor| at == cursor.position && (rules.bare_positions || sql.cursor_at(at) == cursor);
             named(standing.position, push.expected) && (rules.attempt_unrecorded || named(standing.attempted, push.next))
         };
         let arrived = self.arrived.take().filter(ours);
@@ -109,20 +109,24 @@ impl Lane {
         self.step = Step::Pushing { source: standing.source, push, attempted, carried };
     }
 
-    /// relay.lua, whose answer may be lost: then the lane is where it would be after a failed call.
+    /// relay.lua, whose answer may be lost: then the lane is where it would be after a failed call. A queue without this
+    /// cursor is met first.
     pub(crate) fn push(&mut self, redis: &mut Redis, rules: &Rules, reply: bool) -> Pushed {
         let mut pushed = Pushed { published: [false; MESSAGES], foreign: false };
         let Step::Pushing { source, push, attempted, carried } = std::mem::take(&mut self.step) else { return pushed };
-        let cursor = &mut redis.cursor[usize::from(source)];
-        let as_expected = if rules.cursor_names_its_event { *cursor == push.expected } else { cursor.position == push.expected.position };
+        let cursor = redis.cursor[usize::from(source)];
+        let as_expected = if rules.bare_positions { cursor.position == push.expected.position } else { cursor == push.expected };
         if !as_expected && !rules.cursor_unchecked {
             if reply {
-                self.step = Step::Refused { push, attempted, actual: *cursor };
+                self.step = Step::Refused { push, attempted, actual: cursor };
             }
             return pushed;
         }
-        pushed.foreign = as_expected && *cursor != push.expected;
-        *cursor = push.next;
+        if cursor.position == 0 && !rules.published_unmet {
+            redis.meet(None);
+        }
+        pushed.foreign = as_expected && cursor != push.expected;
+        redis.cursor[usize::from(source)] = push.next;
         for message in (0..MESSAGES).filter(|message| carried[*message]) {
             redis.lpush(crate::redis::Entry::new(message));
             pushed.published[message] = true;
@@ -137,16 +141,17 @@ impl Lane {
     /// own that was not.
     pub(crate) fn learn(&mut self, sql: &mut Sql, rules: &Rules) -> bool {
         let Step::Refused { push, attempted, actual } = std::mem::take(&mut self.step) else { return false };
-        if sql.stopped || sql.position != push.expected.position || sql.attempted != attempted {
+        let same = rules.bare_positions || sql.cursor_at(sql.position) == push.expected;
+        if sql.stopped || !same || sql.position != push.expected.position || sql.attempted != attempted {
             return false;
         }
         // `Refusal::of`.
         let known = actual == sql.cursor_at(actual.position);
         let is_next = actual.position > 0 && actual.position == push.next.position;
-        let stops = if rules.cursor_names_its_event {
-            !known
-        } else {
+        let stops = if rules.bare_positions {
             !is_next && actual.position > 0 && (push.expected.position == 0 || actual.position > push.expected.position)
+        } else {
+            !known
         };
         if stops {
             sql.stopped = true;

@@ -171,8 +171,8 @@ impl fmt::Debug for Times {
     }
 }
 
-/// What `Q:cursor` holds for a source. Zero is none. Which message is at the position is not in Redis; it is how the
-/// properties know a foreign cursor.
+/// What `Q:cursor` holds for a source. Zero is none. Where cursors are bare positions (a mutant), the message is not in Redis,
+/// and only the properties know by it what is a foreign cursor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(crate) struct Cursor {
     pub(crate) position: u8,

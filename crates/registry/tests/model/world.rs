@@ -29,6 +29,8 @@ pub(crate) struct History {
     pub(crate) restored: bool,
     /// A push or a reading of a refusal took a foreign cursor for this database's own.
     pub(crate) foreign_taken: bool,
+    /// The foreign consumer pushed to a queue that had lost everything, before anybody met it.
+    pub(crate) pushed_unmet: bool,
     /// Identical entries may exist rightfully: after a rewind, or a foreign push of what the reaper had taken away.
     pub(crate) twins: bool,
     /// The entry in our hand was taken away by the reaper, and is somebody else's by now.
@@ -99,14 +101,12 @@ pub(crate) enum Action {
 pub(crate) struct World {
     pub(crate) scope: Scope,
     pub(crate) rules: Rules,
-    /// A property that is not asked for.
-    without: Option<&'static str>,
     pub(crate) healed: healing::Known,
 }
 
 impl World {
-    pub(crate) fn new(scope: Scope, rules: Rules, without: Option<&'static str>) -> Self {
-        Self { scope, rules, without, healed: healing::Known::default() }
+    pub(crate) fn new(scope: Scope, rules: Rules) -> Self {
+        Self { scope, rules, healed: healing::Known::default() }
     }
 
     /// Makes a step that is possible in this state.
@@ -354,6 +354,6 @@ impl Model for World {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        crate::properties::all().into_iter().filter(|property| Some(property.name) != self.without).collect()
+        crate::properties::all()
     }
 }
