@@ -10,6 +10,7 @@
 //! - Every change of a deployment's state is told to the [`Journal`] in the same transaction.
 //! - The network is never awaited inside a transaction.
 
+pub(crate) mod fates;
 mod lease;
 mod rows;
 mod schema;

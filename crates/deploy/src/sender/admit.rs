@@ -18,10 +18,7 @@ use crate::{
     chain::ChainView,
     deployment::{Admission, Outage, Sight, SlotState, admit},
     error::Error,
-    ledger::{
-        Deployment, DeploymentRow, now_ms,
-        slots::{Fate, Purpose},
-    },
+    ledger::{Deployment, DeploymentRow, fates::Fate, now_ms, slots::Purpose},
     rpc::At,
     rpc_error::RpcError,
     token::{MAX_ITEMS, Revert, TokenRequest, calldata, fit, read_revert},

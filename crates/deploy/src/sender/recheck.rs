@@ -7,10 +7,7 @@ use crate::{
     chain::ChainView,
     deployment::SlotState,
     error::Error,
-    ledger::{
-        now_ms,
-        slots::{Fate, Slot},
-    },
+    ledger::{fates::Fate, now_ms, slots::Slot},
     rpc::At,
 };
 

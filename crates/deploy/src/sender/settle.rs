@@ -21,8 +21,10 @@ use crate::{
     deployment::SlotState,
     error::Error,
     ledger::{
-        Deployment, DeploymentRow, now_ms,
-        slots::{Fate, Inclusion, Purpose, Slot, Standing},
+        Deployment, DeploymentRow,
+        fates::Fate,
+        now_ms,
+        slots::{Inclusion, Purpose, Slot, Standing},
     },
     rpc::{At, Receipt},
     rpc_error::RpcError,

@@ -10,7 +10,7 @@ use super::SenderConfig;
 use crate::{
     ledger::{
         DeploymentRow,
-        slots::{Fate, Setback},
+        fates::{Fate, Setback},
     },
     token::Revert,
 };

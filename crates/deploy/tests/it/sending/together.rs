@@ -53,6 +53,8 @@ async fn check_one_then_sixty(ground: &Ground) {
     assert!(solo.transaction_hash.is_some() && solo.elapsed_ms().unwrap() >= 0);
 
     use DeploymentState::{Broadcast, Final, Planned, Signed};
+    // It is told after the commit that the ledger shows already.
+    eventually("the journal is told", WITHIN, async || (diary.committed.lock().len() == 4).then_some(())).await;
     let steps: Vec<_> = diary.committed.lock().iter().map(|(_, from, to)| (*from, *to)).collect();
     assert_eq!(steps, [(None, Planned), (Some(Planned), Signed), (Some(Signed), Broadcast), (Some(Broadcast), Final)]);
     let written: Vec<String> = sqlx::query_scalar("SELECT state FROM diary").fetch_all(ground.db.reader()).await.unwrap();
