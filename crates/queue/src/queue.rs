@@ -78,6 +78,11 @@ pub trait Queue: Send + Sync + fmt::Debug {
         None
     }
 
+    /// What about the way the backend is set up endangers what the queue holds, in words for people.
+    async fn warnings(&self) -> Result<Vec<String>, Error> {
+        Ok(vec![])
+    }
+
     /// Adds entries to main, the oldest first: the first of them is taken first. At least once: after
     /// [`Error::Unavailable`] they may or may not have arrived.
     async fn push(&self, entries: &[Bytes]) -> Result<(), Error>;

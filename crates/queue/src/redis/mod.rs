@@ -22,6 +22,7 @@
 mod link;
 mod reaping;
 mod scripts;
+mod server;
 mod settings;
 mod upkeep;
 
@@ -346,6 +347,10 @@ impl Queue for RedisQueue {
 
     fn upkeep(&self) -> Option<&dyn Upkeep> {
         Some(self)
+    }
+
+    async fn warnings(&self) -> Result<Vec<String>, Error> {
+        self.server_warnings().await
     }
 
     async fn push(&self, entries: &[Bytes]) -> Result<(), Error> {

@@ -25,7 +25,14 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn redis() -> Self {
-        let redis = Redis::start().await;
+        Self::of(Redis::start().await).await
+    }
+
+    pub(crate) async fn valkey() -> Self {
+        Self::of(Redis::valkey().await).await
+    }
+
+    async fn of(redis: Redis) -> Self {
         let queue = Arc::new(redis_queue(&redis).await);
         let other = Arc::new(redis_queue(&redis).await);
         Self { queue, other, redis: Some(redis), _dir: None }

@@ -1,13 +1,18 @@
 //! One contract, every backend: `conformance` is what a queue promises, `consuming` what a consumer and a reaper make of
-//! it, and both run on Redis, SQLite and PostgreSQL. `redis_lists` is what only Redis has: foreign clients and outages.
+//! it, and both run on Redis, Valkey, SQLite and PostgreSQL. `properties` holds every backend against a small model.
+//! `redis_lists` is what only Redis has, foreign clients and its own refusals, and `connections` every way to reach it and
+//! to lose it.
 
 mod bench;
 mod conformance;
+mod connections;
 mod consuming;
+mod properties;
 mod redis_lists;
 mod upkeep;
 
-/// Runs each case on each backend. PostgreSQL takes long to start, so its cases share one test.
+/// Runs each case on each backend. PostgreSQL takes long to start, so its cases share one test; so do Valkey's, which have
+/// passed on Redis.
 macro_rules! on_every_backend {
     ($($case:ident)*) => {
         mod redis {
@@ -22,6 +27,12 @@ macro_rules! on_every_backend {
             async fn $case() {
                 super::$case(crate::bench::Bench::sqlite().await).await;
             })*
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn valkey() {
+            $(println!("case {}", stringify!($case));
+            $case(crate::bench::Bench::valkey().await).await;)*
         }
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
