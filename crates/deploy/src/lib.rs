@@ -34,4 +34,4 @@ pub use ledger::{Deployment, Deployments, Filter, Ledger, MIGRATIONS};
 pub use rpc::{At, Head, HttpOptions, Node, Receipt, Unusable};
 pub use rpc_error::RpcError;
 pub use sender::{FeePolicy, Sender, SenderConfig, SenderStatus};
-pub use signer::{BadKey, LocalSigner, SignError, Signer};
+pub use signer::{BadKey, BadKeystore, LocalSigner, SignError, Signer};

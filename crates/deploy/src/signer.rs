@@ -3,7 +3,10 @@
 //! [`Signer`] asks for no more than a signature over a hash, which a key service can give without showing the key.
 //! [`LocalSigner`] holds a key in memory; it is wiped when dropped and never printed, and no error repeats what was given.
 
-use std::fmt;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use alloy::{
     consensus::{SignableTransaction, TxEip1559, TxEnvelope},
@@ -47,6 +50,34 @@ pub enum BadKey {
     Range,
 }
 
+/// A keystore file gives no key. It names the file and repeats nothing of the password or the key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadKeystore {
+    /// The file cannot be read.
+    #[error("the keystore {path} cannot be read: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no keystore.
+    #[error("{path} is no Ethereum keystore of version 3 (as geth, clef and `cast wallet` write): {problem}")]
+    Format {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The password does not open it.
+    #[error("the password does not open the keystore {path}")]
+    Password {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
 /// A key held in memory.
 pub struct LocalSigner {
     key: PrivateKeySigner,
@@ -67,6 +98,35 @@ impl LocalSigner {
         }
         PrivateKeySigner::from_slice(bytes.as_slice()).map(|key| Self { key }).map_err(|_| BadKey::Range)
     }
+}
+
+impl LocalSigner {
+    /// Opens an encrypted keystore file, version 3 of the "Web3 secret storage" that geth, clef and `cast wallet` write. It takes
+    /// as long as the file demands, a second or so: not for an async context that must not stall.
+    pub fn from_keystore(path: &Path, password: &str) -> Result<Self, BadKeystore> {
+        let format = |problem: String| BadKeystore::Format { path: path.to_owned(), problem };
+        let text = std::fs::read_to_string(path).map_err(|source| BadKeystore::File { path: path.to_owned(), source })?;
+        check_keystore(&text).map_err(format)?;
+        match PrivateKeySigner::decrypt_keystore(path, password) {
+            Ok(key) => Ok(Self { key }),
+            // Its type is not public; its words are these.
+            Err(error) if error.to_string() == "Mac Mismatch" => Err(BadKeystore::Password { path: path.to_owned() }),
+            Err(error) => Err(format(error.to_string())),
+        }
+    }
+}
+
+/// What the decryption takes for granted.
+fn check_keystore(text: &str) -> Result<(), String> {
+    let keystore: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let crypto = keystore.get("crypto").ok_or("it has no `crypto`")?;
+    if crypto["kdfparams"]["dklen"] != 32 {
+        return Err("`crypto.kdfparams.dklen` is not 32".to_owned());
+    }
+    if crypto["cipher"] != "aes-128-ctr" || crypto["cipherparams"]["iv"].as_str().is_none_or(|iv| iv.len() != 32) {
+        return Err("`crypto.cipher` is not aes-128-ctr with an `iv` of 16 bytes".to_owned());
+    }
+    Ok(())
 }
 
 fn hex_digit(digit: u8) -> Result<u8, BadKey> {
@@ -116,6 +176,24 @@ mod tests {
             let signer = LocalSigner::from_hex(&text).expect("a key");
             assert_eq!(signer.address().to_string(), "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
         }
+    }
+
+    /// Python's hashlib and the definition of the format made it, with few rounds.
+    const KEYSTORE: &str = r#"{"crypto": {"cipher": "aes-128-ctr", "cipherparams": {"iv": "000102030405060708090a0b0c0d0e0f"}, "ciphertext": "208aa7eba0553f8ab34ba40a36e4225d469e6081d412efaa70468f73fe59d1b1", "kdf": "pbkdf2", "kdfparams": {"c": 1024, "dklen": 32, "prf": "hmac-sha256", "salt": "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"}, "mac": "4a1567861b31016fb62e0ca6210739b30df7968b2003e4eb5c50069c37e59585"}, "id": "3198bc9c-6672-5ab3-d995-4942343ae5b6", "version": 3}"#;
+
+    #[test]
+    fn a_keystore_is_opened_by_its_password() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("deployer.json");
+        std::fs::write(&path, KEYSTORE).expect("written");
+        let signer = LocalSigner::from_keystore(&path, "correct horse").expect("a key");
+        assert_eq!(signer.address().to_string(), "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
+        let error = LocalSigner::from_keystore(&path, "wrong horse").expect_err("no key");
+        assert!(matches!(error, BadKeystore::Password { .. }) && !format!("{error} {error:?}").contains("horse"), "{error}");
+        std::fs::write(&path, KEYSTORE.replace("32,", "16,")).expect("written");
+        assert!(matches!(LocalSigner::from_keystore(&path, "correct horse"), Err(BadKeystore::Format { .. })));
+        let missing = LocalSigner::from_keystore(&dir.path().join("missing"), "").expect_err("no file");
+        assert!(matches!(missing, BadKeystore::File { .. }), "{missing}");
     }
 
     #[test]
