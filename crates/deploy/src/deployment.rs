@@ -233,6 +233,8 @@ pub enum Outage {
     OutOfFunds,
     /// The chain asks for more than the fee cap.
     FeeAboveCap,
+    /// The hour's spending limit is reached.
+    SpendingLimit,
     /// The deployer does not hold the deployer role of the registry.
     NotPermitted,
     /// The registry's owner has paused it.
@@ -250,6 +252,7 @@ impl fmt::Display for Outage {
             Self::DatabaseAway => "the database does not answer",
             Self::OutOfFunds => "the deployer's account cannot pay for the next transaction",
             Self::FeeAboveCap => "the chain asks for more than the fee cap",
+            Self::SpendingLimit => "the hour's spending limit is reached",
             Self::NotPermitted => "the deployer does not hold the registry's deployer role",
             Self::RegistryPaused => "the registry is paused",
             Self::KeyAway => "the deployer key cannot sign",

@@ -15,6 +15,8 @@ mod lease;
 mod rows;
 mod schema;
 pub(crate) mod slots;
+mod spending;
+mod wishes;
 
 use std::sync::Arc;
 
@@ -30,6 +32,7 @@ pub(crate) use self::{
 pub use self::{
     rows::{Deployments, Filter},
     schema::MIGRATIONS,
+    wishes::{Asked, Wish},
 };
 use crate::{
     deployment::DeploymentState,

@@ -16,15 +16,17 @@
 mod admit;
 mod attend;
 mod fees;
+mod money;
 mod recheck;
 mod send;
 mod settle;
 mod tenure;
 mod verdict;
+mod wishes;
 
 use std::{sync::Arc, time::Duration};
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, U256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +36,7 @@ use crate::{
     chain::{ChainView, Finality},
     deployment::{Outage, Patience, SlotState},
     error::Error,
-    ledger::{Ledger, now_ms},
+    ledger::{DeploymentRow, Ledger, now_ms},
     rpc::Node,
     signer::Signer,
 };
@@ -70,6 +72,12 @@ pub struct SenderConfig {
     pub hold_back_min: Duration,
     /// The longest such wait. A try that reverts on the chain costs its gas.
     pub hold_back_max: Duration,
+    /// What may be spent within an hour: nothing new is signed above it. What is not settled counts with all it may cost.
+    pub max_spend_wei_per_hour: Option<U256>,
+    /// Below this balance the log warns.
+    pub low_balance_wei: Option<U256>,
+    /// Nothing new is signed that may take the balance below this.
+    pub min_balance_wei: U256,
 }
 
 impl SenderConfig {
@@ -90,6 +98,9 @@ impl SenderConfig {
             outage_pause_max: Duration::from_secs(5),
             hold_back_min: Duration::from_secs(2),
             hold_back_max: Duration::from_secs(3600),
+            max_spend_wei_per_hour: None,
+            low_balance_wei: None,
+            min_balance_wei: U256::ZERO,
         }
     }
 }
@@ -156,6 +167,8 @@ pub struct Sender {
     outage_pause: Duration,
     /// The chain is the one the ledger is about, as far as the node tells.
     chain_is_known: bool,
+    /// The log has been told that the balance is low.
+    warned_of_balance: bool,
 }
 
 impl Sender {
@@ -164,7 +177,19 @@ impl Sender {
         let (status, _) = watch::channel(SenderStatus::Starting);
         let holder = format!("{}/{}", std::process::id(), uuid::Uuid::new_v4());
         let (chain_pause, outage_pause) = (config.chain_poll_min, config.chain_poll_min);
-        Self { ledger, node, signer, config, holder, status, tenure: None, chain_pause, outage_pause, chain_is_known: false }
+        Self {
+            ledger,
+            node,
+            signer,
+            config,
+            holder,
+            status,
+            tenure: None,
+            chain_pause,
+            outage_pause,
+            chain_is_known: false,
+            warned_of_balance: false,
+        }
     }
 
     /// What it is doing.
@@ -256,13 +281,14 @@ impl Sender {
         if recheck {
             self.adopt(now_ms).await?;
         }
+        let wishes = self.refuse_unwanted().await?;
         let waiting = self.ledger.waiting(admit::LOOK_AHEAD, now_ms).await?;
         if self.open().is_empty() && waiting.is_empty() && !recheck {
             self.report_rest(now_ms).await?;
             return Ok(Rest::Idle);
         }
         let view = ChainView::look(&self.node, self.config.finality).await?;
-        let mut moved = self.watch_all(&view, recheck, now_ms).await?;
+        let mut moved = self.watch_all(&view, wishes, recheck, now_ms).await?;
         let admitted = self.admit(waiting, &view, now_ms).await?;
         moved |= admitted.moved;
         self.report_work(&admitted, now_ms).await?;
@@ -276,9 +302,10 @@ impl Sender {
 
     /// Attends to everything that was signed. What is in trouble does not keep the rest from being looked at, which may be
     /// its cure; the first trouble is the answer in the end. Whether anything moved.
-    async fn watch_all(&mut self, view: &ChainView, recheck: bool, now_ms: i64) -> Result<bool, Error> {
+    async fn watch_all(&mut self, view: &ChainView, wishes: Vec<DeploymentRow>, recheck: bool, now_ms: i64) -> Result<bool, Error> {
         let mut trouble = None;
         let mut moved = self.attend_all(view, now_ms, &mut trouble).await?;
+        moved |= set_aside(self.obey(wishes, view).await, &mut trouble)?;
         if recheck {
             moved |= set_aside(self.recheck(view, now_ms).await, &mut trouble)?;
         }

@@ -59,7 +59,7 @@ pub(super) async fn meet(
             Deployment { state: DeploymentState::Final, updated_at_ms: now_ms, settled_at_ms, ..*outcome }
         }
         Fate::Refused { reason, permanent } => {
-            let sql = "UPDATE deploy_deployments SET permanent = $1 WHERE id = $2";
+            let sql = "UPDATE deploy_deployments SET permanent = $1, wish = NULL WHERE id = $2";
             sqlx::query(sql).bind(i64::from(permanent)).bind(base.id.clone()).execute(&mut **tx).await?;
             Deployment { state: DeploymentState::Refused, reason: Some(reason), ..base }
         }

@@ -2,15 +2,15 @@
 
 use std::str::FromStr;
 
-use alloy::primitives::U256;
+use alloy::primitives::{Address, U256};
 use hokusai_db::{Database, Tx};
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
-use super::{Deployment, Ledger};
+use super::{Deployment, Ledger, Wish};
 use crate::{deployment::DeploymentState, error::Error, token::TokenRequest};
 
 pub(crate) const COLUMNS: &str = "id, chain_id, registry, request, state, token_address, transaction_hash, block_number, gas_used, \
-     fee_wei, outcome, reason, created_at, updated_at, settled_at, alone, item, tries, permanent";
+     fee_wei, outcome, reason, created_at, updated_at, settled_at, alone, item, tries, permanent, wish, account, nonce";
 
 /// A deployment with what only the sender needs of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,10 @@ pub(crate) struct DeploymentRow {
     pub(crate) tries: u32,
     /// It was refused, and the same content would be refused again.
     pub(crate) permanent: bool,
+    /// What a person asked for.
+    pub(crate) wish: Option<Wish>,
+    /// The slot it rides on.
+    pub(crate) slot: Option<(Address, u64)>,
 }
 
 /// The slot a deployment rides on, and its place there.
@@ -54,7 +58,7 @@ const DEFAULT_LIMIT: u32 = 100;
 /// The reading side of a ledger, for whoever knows neither chain nor registry.
 #[derive(Debug, Clone)]
 pub struct Deployments {
-    db: Database,
+    pub(super) db: Database,
 }
 
 impl Deployments {
@@ -190,7 +194,7 @@ pub(super) async fn store(tx: &mut Tx, deployment: &Deployment, ride: Option<&Ri
 /// Plans a refused deployment again, as `fresh` says. Whether it was: it may have been planned by somebody else meanwhile, and
 /// be on its way.
 pub(super) async fn replan(tx: &mut Tx, fresh: &Deployment) -> Result<bool, Error> {
-    let sql = "UPDATE deploy_deployments SET state = $1, tries = 0, not_before = 0, permanent = 0 WHERE id = $2 AND state = 'refused'";
+    let sql = "UPDATE deploy_deployments SET state = $1, tries = 0, not_before = 0, permanent = 0, wish = NULL WHERE id = $2 AND state = 'refused'";
     let refused = sqlx::query(sql).bind(fresh.state.as_str()).bind(fresh.id.clone()).execute(&mut **tx).await?.rows_affected() == 1;
     if refused {
         store(tx, fresh, None).await?;
@@ -226,6 +230,8 @@ pub(super) fn read(row: &AnyRow) -> Result<DeploymentRow, Error> {
         item,
         tries: u32::try_from(row.try_get::<i64, _>("tries")?).unwrap_or(u32::MAX),
         permanent: row.try_get::<i64, _>("permanent")? != 0,
+        wish: row.try_get::<Option<String>, _>("wish")?.and_then(|wish| Wish::parse(&wish)),
+        slot: parsed_or_null(row, "account")?.zip(row.try_get::<Option<i64>, _>("nonce")?.map(natural)),
     })
 }
 

@@ -3,13 +3,16 @@
 //! A slot's riders are the deployments that carry its (account, nonce); `item` is their place in the call. `alone` is set
 //! on a deployment whose batch failed as a whole: it is sent by itself from then on. `tries` counts what failed without
 //! saying why, and `not_before` is when it may be tried again. `permanent` is set on a refusal that the same content can only
-//! meet again. Gas and fees are decimal text where 64 bits may not hold them.
+//! meet again. `wish` is what a person asked for. Gas and fees are decimal text where 64 bits may not hold them.
 
 use hokusai_db::Migration;
 
 /// The tables of the ledger.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { room: "deploy", number: 1, sql: TABLES }, Migration { room: "deploy", number: 2, sql: SECOND_TRIES }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { room: "deploy", number: 1, sql: TABLES },
+    Migration { room: "deploy", number: 2, sql: SECOND_TRIES },
+    Migration { room: "deploy", number: 3, sql: WISHES },
+];
 
 const TABLES: &str = "
 CREATE TABLE deploy_deployments (
@@ -94,3 +97,7 @@ CREATE TABLE deploy_chains (
     chain_id BIGINT NOT NULL PRIMARY KEY,
     genesis TEXT NOT NULL
 )";
+
+const WISHES: &str = "
+ALTER TABLE deploy_deployments ADD COLUMN wish TEXT;
+CREATE INDEX deploy_deployments_by_wish ON deploy_deployments (chain_id) WHERE wish IS NOT NULL";

@@ -9,7 +9,6 @@ use alloy::primitives::{Bytes, TxKind, U256};
 
 use super::{
     Sender,
-    fees::Offer,
     recheck::Recheck,
     send::Call,
     verdict::{Scene, lone_failure},
@@ -153,7 +152,7 @@ impl Sender {
                 return Ok(true);
             }
         };
-        self.check_funds(ready.call.gas_limit, offer).await?;
+        self.check_money(ready.call.gas_limit, offer).await?;
         let Some(nonce) = self.next_nonce(view).await? else {
             return Ok(false);
         };
@@ -232,19 +231,6 @@ impl Sender {
     fn refuse_unfit(&self, batch: Vec<DeploymentRow>, problem: &str) -> Vec<(DeploymentRow, Fate)> {
         let unfit = batch.into_iter().filter(|row| row.deployment.request.check().is_err());
         unfit.map(|row| (row, Fate::Refused { reason: problem.to_owned(), permanent: true })).collect()
-    }
-
-    /// Nodes take a transaction only if the account can pay its limit at its full price, beside those that wait already.
-    async fn check_funds(&self, gas_limit: u64, offer: Offer) -> Result<(), Error> {
-        let waiting = self.own().filter(|slot| slot.state != SlotState::Included);
-        let reserved: U256 = waiting.map(|slot| U256::from(slot.latest().gas_limit) * U256::from(slot.latest().max_fee_wei)).sum();
-        let needed = reserved + U256::from(gas_limit) * U256::from(offer.max_fee_wei);
-        let balance = self.node.balance(self.account()).await?;
-        if balance >= needed {
-            return Ok(());
-        }
-        let detail = format!("{} has {balance} wei and needs {needed}; send it at least {} wei", self.account(), needed - balance);
-        Err(Error::Outage { outage: Outage::OutOfFunds, detail })
     }
 
     /// The nonce to sign next: above all that the chain and the ledger know. `None` while the chain gives nonces back: what

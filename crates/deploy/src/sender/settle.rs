@@ -21,7 +21,7 @@ use crate::{
     deployment::SlotState,
     error::Error,
     ledger::{
-        Deployment, DeploymentRow,
+        Deployment, DeploymentRow, Wish,
         fates::Fate,
         now_ms,
         slots::{Inclusion, Purpose, Slot, Standing},
@@ -63,13 +63,22 @@ impl Sender {
         self.end(slot, state, Some(&receipt), fates).await
     }
 
-    /// Cancelled because they are on the chain by other means, and will be found there; or because the node refused the
-    /// transaction, which may have been for its size.
+    /// Cancelled because a person wished it; because they are on the chain by other means, and will be found there; or because
+    /// the node refused the transaction, which may have been for its size.
     fn fates_of_cancelled(&self, riders: Vec<DeploymentRow>, receipt: &Receipt) -> Vec<(DeploymentRow, Fate)> {
+        let hash = receipt.transaction_hash;
+        let by_hand = |rider: &DeploymentRow| rider.wish == Some(Wish::Cancel);
+        if riders.iter().any(by_hand) {
+            let refused = Fate::Refused { reason: format!("cancelled by hand; {hash} used its nonce"), permanent: false };
+            let with_fate = |rider: DeploymentRow| {
+                let fate = if by_hand(&rider) { refused.clone() } else { Fate::PLANNED };
+                (rider, fate)
+            };
+            return riders.into_iter().map(with_fate).collect();
+        }
         match <[DeploymentRow; 1]>::try_from(riders) {
             Ok([rider]) => {
-                let reason = format!("its transaction was cancelled by {}", receipt.transaction_hash);
-                let setback = setback(&rider, reason, Scene::Chain, &self.config, now_ms());
+                let setback = setback(&rider, format!("its transaction was cancelled by {hash}"), Scene::Chain, &self.config, now_ms());
                 vec![(rider, Fate::Planned { alone: true, setback: Some(setback) })]
             }
             Err(riders) => all(riders, &Fate::Planned { alone: true, setback: None }),

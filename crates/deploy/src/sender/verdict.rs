@@ -98,7 +98,7 @@ mod tests {
             updated_at_ms: 0,
             settled_at_ms: None,
         };
-        DeploymentRow { deployment, alone: true, item: None, tries, permanent: false }
+        DeploymentRow { deployment, alone: true, item: None, tries, permanent: false, wish: None, slot: None }
     }
 
     /// `Some(permanent)` if it is refused, `None` if it is tried again.

@@ -11,3 +11,4 @@ mod reorgs;
 mod reverts;
 mod together;
 mod views;
+mod wishes;
