@@ -11,7 +11,7 @@ use clap::Args;
 use hokusai_queue::{Consumer, Delivery, Handler, Verdict};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::AsyncReadExt as _,
     process::{Child, ChildStderr, Command},
     sync::oneshot,
 };
@@ -93,21 +93,12 @@ impl Exec {
     async fn exec(&self, delivery: &Delivery) -> anyhow::Result<Verdict> {
         let mut command = Command::new("/bin/sh");
         // The process group is the command's own, so that Ctrl-C reaches hokusai alone and lets it finish.
-        command.args(["-c", &self.command]).process_group(0).stdin(Stdio::piped()).stdout(Stdio::inherit()).stderr(Stdio::piped());
+        command.args(["-c", &self.command]).process_group(0).stdin(whole(&delivery.entry)?).stdout(Stdio::inherit()).stderr(Stdio::piped());
         let mut child = command.spawn().context("/bin/sh cannot be started")?;
         let group = Group::of(&child);
-        let mut stdin = child.stdin.take().context("the command has no standard input")?;
         let stderr = child.stderr.take().context("the command has no standard error")?;
-        let feed = async {
-            // A command need not read its input to the end; that is no failure.
-            let _ = stdin.write_all(&delivery.entry).await;
-            drop(stdin);
-        };
         let mut complaint = Tail::default();
-        let run = async {
-            let (status, ()) = tokio::join!(child.wait(), feed);
-            status.context("the command cannot be waited for")
-        };
+        let run = async { child.wait().await.context("the command cannot be waited for") };
         let status = complaint.listen(stderr, run).await?;
         group.ended();
         Ok(match status.code() {
@@ -117,6 +108,16 @@ impl Exec {
             None => Verdict::Retry { error: told(&status.to_string(), &complaint.text()) },
         })
     }
+}
+
+/// A message as standard input that is complete before the command starts. Through a pipe a command that outlives us, killed
+/// at the wrong moment, would take the beginning of a message, or nothing, for all of it.
+fn whole(message: &[u8]) -> anyhow::Result<Stdio> {
+    use std::io::{Seek as _, Write as _};
+    let mut file = tempfile::tempfile().context("the message cannot be laid out for the command")?;
+    file.write_all(message).context("the message cannot be laid out for the command")?;
+    file.rewind().context("the message cannot be laid out for the command")?;
+    Ok(file.into())
 }
 
 /// The command's process group. Dropped before the command ended (the handler timeout), it is killed as a whole, so that
