@@ -24,6 +24,8 @@ use crate::{
     worker::{self, WorkerParts},
 };
 
+/// Pause between two tries to ask how the queue's server is set up.
+const CHECK_PAUSE: Duration = Duration::from_secs(5);
 /// Pause between two tries to reach the node at startup.
 const NODE_PAUSE: Duration = Duration::from_secs(3);
 
@@ -45,6 +47,7 @@ pub(crate) async fn serve(env: &Env<'static>) -> anyhow::Result<()> {
     let api = api::assemble(&server, db, &assembly.queues, &assembly.queue_config, chain);
     tracing::info!(queue = assembly.queue_config.name, "Serving http://{}", listener.local_addr()?);
     api::start(&mut tasks, listener, api);
+    start_setup_check(&mut tasks, assembly.queue(None)?);
     tasks.run_until_signal().await
 }
 
@@ -64,6 +67,7 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     tracing::info!(chain_id = facts.chain_id, %registry, deployer = %signer.address(), finality = %facts.finality, "Starting Hokusai token deployment service");
     warn_if_not_permitted(&facts, registry, signer.address());
     log_stats(queue.as_ref()).await;
+    start_setup_check(&mut tasks, Arc::clone(&queue));
 
     server::subscribe_others(&db, &assembly.queue_config).await?;
     let mut sender = SenderConfig::new(facts.finality);
@@ -150,6 +154,30 @@ async fn log_stats(queue: &dyn Queue) {
         ),
         Err(error) => tracing::warn!(%error, "the queue cannot be asked; it is tried again"),
     }
+}
+
+/// Says once what about the queue's server endangers what it holds, as soon as the server can be asked.
+fn start_setup_check(tasks: &mut Tasks, queue: Arc<dyn Queue>) {
+    let shutdown = tasks.shutdown();
+    tasks.start("queue's server check", async move {
+        let check = async {
+            loop {
+                match queue.warnings().await {
+                    Ok(warnings) => {
+                        warnings.iter().for_each(|warning| tracing::warn!(queue = queue.name(), "the queue's server: {warning}"));
+                        return;
+                    }
+                    Err(error) => tracing::debug!(%error, "how the queue's server is set up could not be asked"),
+                }
+                tokio::time::sleep(CHECK_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = check => shutdown.cancelled().await,
+            () = shutdown.cancelled() => {}
+        }
+        Ok(())
+    });
 }
 
 /// The consumer's settings by the configuration.

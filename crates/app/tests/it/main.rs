@@ -7,6 +7,7 @@ mod demo;
 mod dev;
 mod foreign;
 mod house;
+mod interop;
 mod message;
 mod outages;
 mod program;
