@@ -39,10 +39,12 @@ pub async fn note_step(tx: &mut Tx, message_id: &str, status: Option<Status>, st
 /// As the database says.
 pub async fn note_undone(tx: &mut Tx, message_id: &str, detail: &Value) -> Result<bool, Error> {
     let Some(id) = registration_of(tx, message_id).await? else { return Ok(false) };
-    sqlx::query("UPDATE registrations SET status = 'deploying', deployment = NULL, token_address = NULL, transaction_hash = NULL WHERE id = $1")
-        .bind(id.as_str())
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "UPDATE registrations SET status = 'deploying', deployment = NULL, token_address = NULL, transaction_hash = NULL WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .execute(&mut **tx)
+    .await?;
     append_history(tx, &id, Timestamp::now().as_millisecond(), "undone", detail).await?;
     Ok(true)
 }
@@ -81,8 +83,10 @@ pub async fn apply_deployed(tx: &mut Tx, deployed: &ModelDeployed, at: Timestamp
 /// What a deployed registration says of its deployment; `None` if it is not deployed. Locks the row.
 async fn recorded(tx: &mut Tx, id: &str) -> Result<Option<ModelDeployed>, Error> {
     sqlx::query("UPDATE registrations SET status = status WHERE id = $1").bind(id).execute(&mut **tx).await?;
-    let row: Option<(Option<String>,)> =
-        sqlx::query_as("SELECT deployment FROM registrations WHERE id = $1 AND status = 'deployed'").bind(id).fetch_optional(&mut **tx).await?;
+    let row: Option<(Option<String>,)> = sqlx::query_as("SELECT deployment FROM registrations WHERE id = $1 AND status = 'deployed'")
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?;
     Ok(row.and_then(|(facts,)| serde_json::from_str(&facts?).ok()))
 }
 
