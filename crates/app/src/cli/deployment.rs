@@ -1,8 +1,8 @@
-//! `hokusai deployment`: what the ledger knows.
+//! `hokusai deployment`: what the ledger knows, and what a person wants of it.
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use hokusai_deploy::{Deployment, DeploymentState, Deployments, Filter};
+use hokusai_deploy::{Deployment, DeploymentState, Deployments, Filter, Wish};
 
 use super::output::{Format, or_dash, table};
 use crate::{
@@ -29,6 +29,10 @@ pub(crate) enum DeploymentCommand {
         #[command(flatten)]
         format: Format,
     },
+    /// Replace a stuck transaction by a dearer one now
+    Bump(WishArgs),
+    /// Do not deploy one after all; what was sent already may win nevertheless
+    Cancel(WishArgs),
     /// Show one
     Show {
         /// The deployment's id
@@ -36,6 +40,14 @@ pub(crate) enum DeploymentCommand {
         #[command(flatten)]
         format: Format,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct WishArgs {
+    /// The deployment's id
+    id: String,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(crate) async fn run(command: DeploymentCommand, env: &Env<'_>) -> anyhow::Result<()> {
@@ -46,11 +58,21 @@ pub(crate) async fn run(command: DeploymentCommand, env: &Env<'_>) -> anyhow::Re
             let found = deployments.list(&filter).await?;
             format.print(&found, |found| table(&["deployment", "state", "model", "token", "transaction", "gas"], found.iter().map(row)))
         }
+        DeploymentCommand::Bump(args) => wish(&deployments, Wish::Bump, args).await,
+        DeploymentCommand::Cancel(args) => wish(&deployments, Wish::Cancel, args).await,
         DeploymentCommand::Show { id, format } => {
             let found = deployments.get(&id).await?.with_context(|| format!("the ledger holds no deployment {id}"))?;
             format.print(&found, describe)
         }
     }
+}
+
+/// Writes down what the worker that holds the account is to do at its next turn.
+async fn wish(deployments: &Deployments, wish: Wish, WishArgs { id, format }: WishArgs) -> anyhow::Result<()> {
+    let asked = deployments.wish(&id, wish).await?.with_context(|| format!("the ledger holds no deployment {id}"))?;
+    let state = asked.deployment.state;
+    anyhow::ensure!(asked.noted, "deployment {id} is {state}: there is nothing to do");
+    format.print(&asked, |_| format!("noted; the worker does it at its next turn (now {state})"))
 }
 
 fn row(deployment: &Deployment) -> Vec<String> {

@@ -50,8 +50,7 @@ impl ChainConfig {
     }
 
     pub(crate) fn deployer_key(env: &Env<'_>) -> Result<Secret, ConfigError> {
-        env.secret("DEPLOYER_PRIVATE_KEY")
-            .ok_or_else(|| missing("DEPLOYER_PRIVATE_KEY", KEY_NEEDED))
+        env.secret("DEPLOYER_PRIVATE_KEY").ok_or_else(|| missing("DEPLOYER_PRIVATE_KEY", KEY_NEEDED))
     }
 
     pub(crate) fn chain_id(env: &Env<'_>) -> Result<Option<u64>, ConfigError> {
