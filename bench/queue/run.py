@@ -80,7 +80,8 @@ class Tools:
     def build(omniqueue):
         target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target" / "bench-queue-build"))
         features = ["--features", "omniqueue"] if omniqueue else []
-        subprocess.run(["cargo", "build", "--release", "--locked", "--bins", *features], cwd=HERE, check=True, env={**os.environ, "CARGO_TARGET_DIR": str(target)})
+        env = {**os.environ, "CARGO_TARGET_DIR": str(target)}
+        subprocess.run(["cargo", "build", "--release", "--locked", "--bins", *features], cwd=HERE, check=True, env=env)
         return target / "release"
 
     def install_python(self):
@@ -182,7 +183,7 @@ class Run:
         log = self.directory / f"{verb}-{self.started}.log"
         self.report_file = self.directory / f"{verb}-{self.started}.json"
         env = {**os.environ, "BENCH_PORT": str(self.redis.port), "BENCH_COUNT": str(self.count), "BENCH_REPORT": str(self.report_file),
-               "PYTHONPATH": str(HERE / "py"), "PYTHONDONTWRITEBYTECODE": "1", "NODE_PATH": str(SCRATCH / "node" / "node_modules")}
+               "PYTHONPATH": str(HERE / "py"), "PYTHONDONTWRITEBYTECODE": "1", "RUST_BACKTRACE": "0", "NODE_PATH": str(SCRATCH / "node" / "node_modules")}
         words = peer.words(self.tools, self.redis.port, verb, numbers, self.flags if flags is None else flags)
         return Process(f"{peer.name} {verb}", words, log, env=env, cwd=HERE / "py")
 

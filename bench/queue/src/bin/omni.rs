@@ -21,6 +21,8 @@ use tokio::task::JoinSet;
 
 const PATIENCE: Duration = Duration::from_secs(150);
 const KEY: &str = "omni:q";
+/// Of each consumer. Its background tasks use some of them: with two it hangs.
+const CONNECTIONS: usize = 6;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
@@ -96,7 +98,7 @@ async fn consume(options: &Options, streams: bool, count: u64) -> Result<Report>
     for _ in 0..options.concurrency {
         let (tally, acked) = (tally.clone(), acked.clone());
         let batch = options.batch;
-        let mut consumer = RedisBackend::builder(config(options.port, 2)).use_redis_streams(streams).build_consumer().await?;
+        let mut consumer = RedisBackend::builder(config(options.port, CONNECTIONS)).use_redis_streams(streams).build_consumer().await?;
         consumers.spawn(async move {
             while acked.load(Ordering::Relaxed) < count {
                 for delivery in consumer.receive_all(batch, Duration::from_millis(500)).await? {
