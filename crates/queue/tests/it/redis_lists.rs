@@ -346,7 +346,8 @@ async fn a_move_that_comes_too_late_leaves_no_trace() {
         Move::Retry { entry: entry.clone(), with: "x".into(), after: Duration::from_secs(9) },
         Move::DeadLetter { entry: entry.clone(), with: "x".into() },
         Move::Release { entry: entry.clone() },
-        Move::Redrive { entry, with: "x".into() },
+        Move::Redrive { entry: entry.clone(), with: "x".into() },
+        Move::Withdraw { entry, with: "x".into() },
     ];
     for change in moves {
         assert_eq!(bench.settle(change).await, Settled::NotYours);
