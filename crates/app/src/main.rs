@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 failed (what is wrong is on standard error), 2 the command line cannot be read.
 
+#![expect(rustdoc::invalid_html_tags, reason = "the comments on options are help texts for a terminal, with <placeholders>")]
+
 mod api;
 mod assembly;
 mod chain_check;

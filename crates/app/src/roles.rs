@@ -16,7 +16,7 @@ use crate::{
     api,
     assembly::Assembly,
     chain_check::RegistryOnChain,
-    config::{ChainConfig, Env, QueueConfig, ServerConfig, database_url, mlflow},
+    config::{ChainConfig, DeployerKey, Env, QueueConfig, ServerConfig, database_url, mlflow},
     http::ChainCheck,
     rpc_server,
     server::{self, ServerParts},
@@ -72,6 +72,9 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     server::subscribe_others(&db, &assembly.queue_config).await?;
     let mut sender = SenderConfig::new(facts.finality);
     sender.fees.max_fee_per_gas_wei = config.max_fee_per_gas_wei;
+    sender.max_spend_wei_per_hour = config.guards.max_spend_wei_per_hour;
+    sender.low_balance_wei = config.guards.low_balance_wei;
+    sender.min_balance_wei = config.guards.min_balance_wei;
     let nudge = Nudge::new();
     server::start_relay(&mut tasks, db.clone(), assembly.queues.clone(), nudge.clone());
     server::start_sweep(&mut tasks, db.clone(), &assembly.queues, &assembly.queue_config);
@@ -100,8 +103,12 @@ pub(crate) async fn migrate(env: &Env<'_>) -> anyhow::Result<()> {
 
 /// The deployer's key as a signer.
 pub(crate) fn signer(env: &Env<'_>) -> anyhow::Result<Arc<dyn Signer>> {
-    let key = ChainConfig::deployer_key(env)?;
-    Ok(Arc::new(LocalSigner::from_hex(key.reveal()).context("DEPLOYER_PRIVATE_KEY")?))
+    Ok(Arc::new(match ChainConfig::deployer_key(env)? {
+        DeployerKey::Plain(key) => LocalSigner::from_hex(key.reveal()).context("DEPLOYER_PRIVATE_KEY")?,
+        DeployerKey::Keystore { path, password } => {
+            LocalSigner::from_keystore(&path, password.reveal()).context("HOKUSAI_DEPLOYER_KEYSTORE")?
+        }
+    }))
 }
 
 /// `HOKUSAI_REGISTRY_ADDRESS`, checked as any other address.

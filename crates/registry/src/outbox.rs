@@ -3,7 +3,7 @@
 //! Invariants:
 //!
 //! - An event's bytes are written once and never change: a second publication is identical to the first.
-//! - Positions are dense, begin at 1, and are given by [`assign`] alone, under the lock of the `source` row: an event that
+//! - Positions are dense, begin at 1, and are given by `assign` alone, under the lock of the `source` row: an event that
 //!   commits late (on PostgreSQL a transaction may overtake another) gets a late position and is never passed over.
 //! - What is finished is known per (event, queue); being dead-lettered is not being finished.
 

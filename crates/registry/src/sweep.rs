@@ -6,7 +6,7 @@
 //! client's own retry removes and then pushes. Dead-lettered is not finished.
 //!
 //! The cost of a pass does not depend on how long main is: what entered main is read once, as it enters, and remembered by a
-//! [`Shadow`]; of what is there only the end that is taken from is read again.
+//! `Shadow`; of what is there only the end that is taken from is read again.
 //!
 //! **What is kept.** An event stays in the outbox until every queue subscribed to its type has finished it, the registration
 //! that a `model_ready_to_deploy` belongs to has come to an end, and it is older than [`SweepConfig::retention`]. Until then a

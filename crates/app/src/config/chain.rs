@@ -1,5 +1,8 @@
 //! The chain and the account that deploys on it.
 
+use std::path::PathBuf;
+
+use alloy::primitives::{U256, utils::parse_ether};
 use hokusai_deploy::{BadFinality, Finality};
 use url::Url;
 
@@ -13,10 +16,28 @@ pub(crate) struct ChainConfig {
     pub(crate) chain_id: Option<u64>,
     pub(crate) finality: Option<Finality>,
     pub(crate) max_fee_per_gas_wei: u128,
+    pub(crate) guards: Guards,
+}
+
+/// What bounds the spending beyond the fee of a single transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Guards {
+    pub(crate) max_spend_wei_per_hour: Option<U256>,
+    pub(crate) low_balance_wei: Option<U256>,
+    pub(crate) min_balance_wei: U256,
+}
+
+/// Where the deployer's key comes from.
+#[derive(Debug)]
+pub(crate) enum DeployerKey {
+    /// As it is.
+    Plain(Secret),
+    /// An encrypted file and its password.
+    Keystore { path: PathBuf, password: Secret },
 }
 
 const REGISTRY_NEEDED: &str = "name the token registry; `hokusai contracts deploy` makes one and prints its address";
-const KEY_NEEDED: &str = "give the private key of the deployer account, 32 bytes in hex";
+const KEY_NEEDED: &str = "give the private key of the deployer account, 32 bytes in hex, or name a HOKUSAI_DEPLOYER_KEYSTORE";
 const NEEDED: &str = "name the JSON-RPC address of an EVM node (only `demo` and `dev` bring a chain of their own)";
 
 impl ChainConfig {
@@ -28,13 +49,20 @@ impl ChainConfig {
             chain_id: Self::chain_id(env)?,
             finality: Self::finality(env)?,
             max_fee_per_gas_wei: Self::max_fee_per_gas_wei(env)?,
+            guards: Guards {
+                max_spend_wei_per_hour: ether(env, "HOKUSAI_MAX_SPEND_PER_HOUR")?,
+                low_balance_wei: ether(env, "HOKUSAI_LOW_BALANCE")?,
+                min_balance_wei: ether(env, "HOKUSAI_MIN_BALANCE")?.unwrap_or_default(),
+            },
         })
     }
 
     /// What a worker needs and does not find, all of it: who sets up a worker wants to know at once.
     pub(crate) fn missing_for_worker(env: &Env<'_>) -> Vec<ConfigError> {
         let needed = [("WEB3_PROVIDER_URL", NEEDED), ("DEPLOYER_PRIVATE_KEY", KEY_NEEDED), ("HOKUSAI_REGISTRY_ADDRESS", REGISTRY_NEEDED)];
-        needed.into_iter().filter(|(name, _)| env.text(name).is_none()).map(|(name, why)| missing(name, why)).collect()
+        let has_keystore = env.text("HOKUSAI_DEPLOYER_KEYSTORE").is_some();
+        let is_missing = |name| env.text(name).is_none() && !(has_keystore && name == "DEPLOYER_PRIVATE_KEY");
+        needed.into_iter().filter(|(name, _)| is_missing(name)).map(|(name, why)| missing(name, why)).collect()
     }
 
     pub(crate) fn providers(env: &Env<'_>) -> Result<Vec<Url>, ConfigError> {
@@ -49,8 +77,20 @@ impl ChainConfig {
         list.split(',').enumerate().map(parse).collect()
     }
 
-    pub(crate) fn deployer_key(env: &Env<'_>) -> Result<Secret, ConfigError> {
-        env.secret("DEPLOYER_PRIVATE_KEY").ok_or_else(|| missing("DEPLOYER_PRIVATE_KEY", KEY_NEEDED))
+    pub(crate) fn deployer_key(env: &Env<'_>) -> Result<DeployerKey, ConfigError> {
+        match (env.secret("DEPLOYER_PRIVATE_KEY"), env.text("HOKUSAI_DEPLOYER_KEYSTORE")) {
+            (Some(_), Some(_)) => {
+                Err(wrong("HOKUSAI_DEPLOYER_KEYSTORE", "names a second key beside DEPLOYER_PRIVATE_KEY; unset one of them"))
+            }
+            (Some(key), None) => Ok(DeployerKey::Plain(key)),
+            (None, Some(path)) => {
+                let password = env.secret("HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD");
+                let password =
+                    password.ok_or_else(|| missing("HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD", "give the password of the keystore file"))?;
+                Ok(DeployerKey::Keystore { path: path.into(), password })
+            }
+            (None, None) => Err(missing("DEPLOYER_PRIVATE_KEY", KEY_NEEDED)),
+        }
     }
 
     pub(crate) fn chain_id(env: &Env<'_>) -> Result<Option<u64>, ConfigError> {
@@ -72,4 +112,11 @@ impl ChainConfig {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above to lie between 0 and 10^18")]
         Ok((gwei * 1e9).round() as u128)
     }
+}
+
+/// An amount of ether, exactly.
+fn ether(env: &Env<'_>, name: &'static str) -> Result<Option<U256>, ConfigError> {
+    let Some(text) = env.text(name) else { return Ok(None) };
+    let amount = if text.starts_with('-') { None } else { parse_ether(&text).ok() };
+    amount.map(Some).ok_or_else(|| wrong(name, format!("`{text}` is not an amount of ether such as 0.25")))
 }

@@ -12,7 +12,7 @@ mod server;
 mod storage;
 mod variables;
 
-pub(crate) use chain::ChainConfig;
+pub(crate) use chain::{ChainConfig, DeployerKey};
 pub(crate) use env::{ConfigError, Env, Secret};
 pub(crate) use queue::{DEFAULT_QUEUE, QueueBackend, QueueConfig, RedisAddress, RedisConfig, operator};
 pub(crate) use server::{LogFormat, ServerConfig, log_format, log_level, remote_api};

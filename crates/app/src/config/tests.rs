@@ -93,6 +93,7 @@ fn every_variable_of_the_table_is_read() {
         let _ = (operator(&env), env.text("DATABASE_URL"));
     };
     probe(&[]);
+    probe(&[("HOKUSAI_DEPLOYER_KEYSTORE", "f")]);
     probe(&[
         ("REDIS_HOST", "h"),
         ("HOKUSAI_REGISTRY_ADDRESS", "x"),
@@ -114,4 +115,29 @@ fn configuration_page_is_fresh() {
     }
     let page = std::fs::read_to_string(path).unwrap_or_default();
     assert!(page == document(), "docs/configuration.md is stale: UPDATE_DOCS=1 cargo test -p hokusai configuration_page");
+}
+
+#[test]
+fn a_keystore_stands_for_the_key_but_not_beside_it() {
+    let error = |pairs: &[(&'static str, &'static str)]| ChainConfig::deployer_key(&env(pairs)).unwrap_err().variable;
+    assert_eq!(error(&[("HOKUSAI_DEPLOYER_KEYSTORE", "f")]), "HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD");
+    assert_eq!(error(&[("HOKUSAI_DEPLOYER_KEYSTORE", "f"), ("DEPLOYER_PRIVATE_KEY", "k")]), "HOKUSAI_DEPLOYER_KEYSTORE");
+    let pairs = [("HOKUSAI_DEPLOYER_KEYSTORE", "f"), ("HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD", "s3cret")];
+    let key = ChainConfig::deployer_key(&env(&pairs)).unwrap();
+    assert!(matches!(key, DeployerKey::Keystore { .. }) && !format!("{key:?}").contains("s3cret"));
+    let missing = ChainConfig::missing_for_worker(&env(&pairs));
+    assert!(missing.iter().all(|error| error.variable != "DEPLOYER_PRIVATE_KEY"), "{missing:?}");
+}
+
+#[test]
+fn amounts_of_ether_are_exact() {
+    let read = |text: &'static str| {
+        let pairs = [("HOKUSAI_REGISTRY_ADDRESS", "0x1"), ("WEB3_PROVIDER_URL", "http://h"), ("HOKUSAI_MIN_BALANCE", text)];
+        ChainConfig::read(&env(&pairs)).map(|config| config.guards.min_balance_wei.to_string())
+    };
+    assert_eq!(read("0.1").unwrap(), "100000000000000000");
+    assert_eq!(read("").unwrap(), "0");
+    for text in ["-1", "much", "1e3"] {
+        assert_eq!(read(text).unwrap_err().variable, "HOKUSAI_MIN_BALANCE", "{text}");
+    }
 }

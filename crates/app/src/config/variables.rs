@@ -151,6 +151,13 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "JSON-RPC address of an EVM node, or several separated by commas, tried in order. `demo` and `dev` bring their own chain.",
     ),
     secret(Chain, "DEPLOYER_PRIVATE_KEY", "Private key of the deployer account, 32 bytes in hex."),
+    open(
+        Chain,
+        "HOKUSAI_DEPLOYER_KEYSTORE",
+        "",
+        "An encrypted keystore file (version 3, as geth and `cast wallet` write it) instead of `DEPLOYER_PRIVATE_KEY`.",
+    ),
+    secret(Chain, "HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD", "Its password."),
     open(Chain, "HOKUSAI_REGISTRY_ADDRESS", "", "Address of the token registry, as `hokusai contracts deploy` printed it."),
     open(Chain, "HOKUSAI_CHAIN_ID", "", "Refuse to work on any other chain."),
     open(
@@ -160,6 +167,14 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "Blocks on top of a transaction's before it counts as final, or `finalized` for the chain's own mark. Required for chains that are not known.",
     ),
     open(Chain, "HOKUSAI_MAX_FEE_GWEI", "`200`", "The most to pay per unit of gas, base fee and tip together."),
+    open(
+        Chain,
+        "HOKUSAI_MAX_SPEND_PER_HOUR",
+        "no limit",
+        "Ether that may be spent on fees within an hour; above it nothing new is signed.",
+    ),
+    open(Chain, "HOKUSAI_LOW_BALANCE", "", "Ether of the deployer account below which the log warns."),
+    open(Chain, "HOKUSAI_MIN_BALANCE", "`0`", "Ether that must be left on the deployer account; nothing is signed that may take it below."),
     address(
         Mlflow,
         "MLFLOW_TRACKING_URI",
