@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MAX_RETRIES: u64 = 3;
 /// Between removing and pushing, so that a kill can meet it.
 const GAP: Duration = Duration::from_millis(3);
+/// What handling a message takes: a consumer that holds nothing is killed in vain.
+const WORK: Duration = Duration::from_millis(80);
 /// Between two messages of a producer.
 const PACE: Duration = Duration::from_millis(30);
 
@@ -137,6 +139,7 @@ impl Client {
         let symbol = envelope["payload"]["token_symbol"].as_str().unwrap_or_default();
         let tried = envelope["retry_count"].as_u64().unwrap_or(0);
         let fails = symbol.starts_with("REJECT") || (symbol.starts_with("FAIL") && tried == 0);
+        sleep(WORK);
         if !fails {
             self.note("handled", &id);
             return self.ask::<i64>(&[b"LREM", processing.as_bytes(), b"1", entry]).map(drop);

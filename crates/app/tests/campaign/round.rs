@@ -28,8 +28,9 @@ const PAUSE_MS: u64 = 400;
 /// A round whose messages are not accounted for by then has failed.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// Fails what is called FAIL once and refuses what is called REJECT. What it finished is left in a file `done.…`.
-const HANDLE: &str = r#"f=$(mktemp ours.XXXXXXXX); cat >"$f"
+/// Takes its time, fails what is called FAIL once and refuses what is called REJECT. What it finished is left in a file
+/// `done.…`.
+const HANDLE: &str = r#"f=$(mktemp ours.XXXXXXXX); cat >"$f"; sleep 0.$(($$ % 3))1
 grep -q '"REJECT-' "$f" && exit 65
 grep -q '"FAIL-' "$f" && ! grep -q '"retry_count": *[1-9]' "$f" && exit 1
 mv "$f" "done.$f""#;

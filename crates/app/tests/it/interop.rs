@@ -174,6 +174,7 @@ impl Market {
         let place = Arc::new(place.with("MESSAGE_RETRY_BASE_DELAY", "0.05").with("HOKUSAI_LISTEN", api.listen()));
         let mut server = place.start(&["serve"]);
         server.answers(&api.url).await;
+        server.prints("keeps nothing on disk").await;
         let ours = (0..2).map(|_| consume(&place, HANDLE)).collect();
         let consumers = (0..2).map(|number| Foreign::start(&place, &redis, number, "consume", &[])).collect();
         let producer = Foreign::start(&place, &redis, 2, "produce", &["0".into(), PRODUCED.to_string()]);
