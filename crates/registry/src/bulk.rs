@@ -3,8 +3,8 @@
 //! Every text met is a prepared statement that the connection keeps, a hundred at most, and preparing costs more than running. So
 //! a statement has room for one of a few numbers of rows, and what is left over is filled with NULLs that it passes over.
 //!
-//! On SQLite a parameter with a name costs a walk over all of them, each time it is bound: there they have none. What is not bound there
-//! is NULL; PostgreSQL must be told, and of which type.
+//! On SQLite a parameter with a name costs a walk over all of them, each time it is bound: there they have none. A statement
+//! there costs two switches between threads, whatever it does, so that several are sent as one ([`together`]).
 
 use hokusai_db::{Error, Tx, placeholders};
 use sqlx::{
@@ -72,18 +72,63 @@ impl Insert {
 
     /// The statement for as many of `rows` as one may hold.
     fn chunk<T>(&self, tx: &Tx, rows: &mut impl ExactSizeIterator<Item = T>, bind: impl Fn(AnyQuery, T) -> AnyQuery) -> AnyQuery {
+        let room = room(rows.len().min(LIST));
+        self.fill(sqlx::query(AssertSqlSafe(self.sql(tx, room))), room, rows, bind)
+    }
+
+    /// The statement for `room` rows, one of [`ROOMS`].
+    pub(crate) fn of<'r, T>(
+        &'static self,
+        room: usize,
+        rows: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator> + Send + 'r,
+        bind: impl Fn(AnyQuery, T) -> AnyQuery + Send + 'r,
+    ) -> Filled<'r> {
+        Filled { insert: self, room, fill: Box::new(move |query| self.fill(query, room, &mut rows.into_iter(), bind)) }
+    }
+
+    fn sql(&self, tx: &Tx, room: usize) -> String {
         let Self { into, columns, tail } = self;
-        let count = rows.len().min(LIST);
-        let places = parameters(tx, room(count), columns.len());
-        let sql = format!("INSERT INTO {into} SELECT * FROM (VALUES {places}) AS rows WHERE column1 IS NOT NULL {tail}");
-        let query = rows.take(count).fold(sqlx::query(AssertSqlSafe(sql)), bind);
-        let left_over = if on_sqlite(tx) { 0 } else { room(count) - count };
-        columns.iter().cycle().take(left_over * columns.len()).fold(query, |query, column| match column {
+        let places = parameters(tx, room, columns.len());
+        format!("INSERT INTO {into} SELECT * FROM (VALUES {places}) AS rows WHERE column1 IS NOT NULL {tail}")
+    }
+
+    /// Binds as many of `rows` as there is room for, and NULLs for what is left over.
+    fn fill<T>(
+        &self,
+        query: AnyQuery,
+        room: usize,
+        rows: &mut impl ExactSizeIterator<Item = T>,
+        bind: impl Fn(AnyQuery, T) -> AnyQuery,
+    ) -> AnyQuery {
+        let left_over = room - rows.len().min(room);
+        let query = rows.take(room).fold(query, bind);
+        self.columns.iter().cycle().take(left_over * self.columns.len()).fold(query, |query, column| match column {
             Column::Text => query.bind(None::<String>),
             Column::Bytes => query.bind(None::<Vec<u8>>),
             Column::Number => query.bind(None::<i64>),
         })
     }
+}
+
+/// One of several statements that are run [`together`].
+pub(crate) struct Filled<'r> {
+    insert: &'static Insert,
+    room: usize,
+    fill: Box<dyn FnOnce(AnyQuery) -> AnyQuery + Send + 'r>,
+}
+
+/// Runs `inserts` in their order, on SQLite as one statement text.
+pub(crate) async fn together(tx: &mut Tx, inserts: Vec<Filled<'_>>) -> Result<(), Error> {
+    if on_sqlite(tx) {
+        let sql: Vec<String> = inserts.iter().map(|filled| filled.insert.sql(tx, filled.room)).collect();
+        let query = sqlx::query(AssertSqlSafe(sql.join(";\n")));
+        inserts.into_iter().fold(query, |query, filled| (filled.fill)(query)).execute(&mut **tx).await?;
+        return Ok(());
+    }
+    for Filled { insert, room, fill } in inserts {
+        fill(sqlx::query(AssertSqlSafe(insert.sql(tx, room)))).execute(&mut **tx).await?;
+    }
+    Ok(())
 }
 
 /// `($1,$2,…)` for `IN`, to be bound to [`padded`] entries.
@@ -97,7 +142,8 @@ pub(crate) fn padded<T>(entries: &[T]) -> impl Iterator<Item = &T> {
     entries.iter().chain(entries.last().into_iter().cycle().take(missing))
 }
 
-fn room(rows: usize) -> usize {
+/// The smallest of [`ROOMS`] for so many rows.
+pub(crate) fn room(rows: usize) -> usize {
     ROOMS.into_iter().find(|room| *room >= rows).unwrap_or(rows)
 }
 

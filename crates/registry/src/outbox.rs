@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::bulk::{
     AnyQuery,
     Column::{Bytes as Blob, Number, Text},
-    Insert,
+    Filled, Insert,
 };
 
 /// An event to be appended.
@@ -75,7 +75,7 @@ pub(crate) fn new_id() -> String {
 ///
 /// [`Error::Exists`] if one of the message ids is taken.
 pub async fn append(tx: &mut Tx, events: &[NewEvent]) -> Result<(), Error> {
-    append_all(tx, events.to_vec()).await
+    OUTBOX.run(tx, events.to_vec(), bind).await.map(drop)
 }
 
 const OUTBOX: Insert = Insert {
@@ -84,17 +84,18 @@ const OUTBOX: Insert = Insert {
     tail: "",
 };
 
-/// Appends events given by value: their envelopes are moved, not copied.
-pub(crate) async fn append_all(tx: &mut Tx, events: Vec<NewEvent>) -> Result<(), Error> {
-    let bind = |query: AnyQuery, event: NewEvent| {
-        query
-            .bind(event.message_id)
-            .bind(event.message_type.as_str())
-            .bind(event.registration_id)
-            .bind(Vec::from(event.envelope))
-            .bind(event.at.as_millisecond())
-    };
-    OUTBOX.run(tx, events, bind).await.map(drop)
+/// The insert of `events`, which are moved into it, with room for so many.
+pub(crate) fn append_of(room: usize, events: Vec<NewEvent>) -> Filled<'static> {
+    OUTBOX.of(room, events, bind)
+}
+
+fn bind(query: AnyQuery, event: NewEvent) -> AnyQuery {
+    query
+        .bind(event.message_id)
+        .bind(event.message_type.as_str())
+        .bind(event.registration_id)
+        .bind(Vec::from(event.envelope))
+        .bind(event.at.as_millisecond())
 }
 
 /// Records that `queue`'s consumers are done with an event: it will not be published there again. Recording it twice, or

@@ -11,13 +11,13 @@ use serde::Serialize;
 use super::{New, decide::Spent};
 use crate::{
     bulk::{
-        AnyQuery,
+        self, AnyQuery,
         Column::{Bytes, Number, Text},
-        Insert,
+        Filled, Insert,
     },
     document::{Document, Status},
     draft::Finished,
-    outbox,
+    outbox::{self, NewEvent},
     register::Prepared,
     request::Version,
 };
@@ -51,6 +51,9 @@ const HISTORY: Insert = Insert {
 };
 const KEYS: Insert =
     Insert { into: "idempotency_keys (key, digest, registration_id, created_ms)", columns: &[Text, Bytes, Text, Number], tail: "" };
+
+/// Events of a registration, at most.
+const EVENTS: usize = 2;
 
 /// A registration as it is written.
 #[derive(Debug)]
@@ -121,21 +124,30 @@ pub(super) async fn insert(tx: &mut Tx, items: &[Arc<Prepared>], new: Vec<New>, 
         let finished: Finished = items[item].draft.finish(version.unwrap_or_default());
         rows.push(Row { item, version: finished.version, source_key, supersedes });
         documents.push(finished.json);
-        events.extend(finished.events);
+        events.push(finished.events);
     }
-    insert_registrations(tx, items, &rows, documents, at_ms).await?;
+    let (mut documents, mut events) = (documents.into_iter(), events.into_iter());
+    for chunk in rows.chunks(bulk::LIST) {
+        let room = bulk::room(chunk.len());
+        let documents: Vec<String> = documents.by_ref().take(chunk.len()).collect();
+        let events: Vec<NewEvent> = events.by_ref().take(chunk.len()).flatten().collect();
+        let inserts = vec![
+            registrations(items, chunk, room, documents, at_ms),
+            intents(items, chunk, room, at_ms),
+            history(items, chunk, room, at_ms),
+            outbox::append_of(EVENTS * room, events),
+        ];
+        bulk::together(tx, inserts).await?;
+    }
     // After the inserts: one may supersede another of the same batch.
     for row in rows.iter().filter(|row| row.supersedes.is_some()) {
         supersede(tx, row, &row.document(items).registration_id, at_ms).await?;
     }
-    insert_intents(tx, items, &rows, at_ms).await?;
-    insert_history(tx, items, &rows, at_ms).await?;
-    outbox::append_all(tx, events).await?;
     Ok(rows)
 }
 
-async fn insert_registrations(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], documents: Vec<String>, at_ms: i64) -> Result<(), Error> {
-    let bind = |query: AnyQuery, (row, json): (&Row, String)| {
+fn registrations<'r>(items: &'r [Arc<Prepared>], rows: &'r [Row], room: usize, documents: Vec<String>, at_ms: i64) -> Filled<'r> {
+    REGISTRATIONS.of(room, rows.iter().zip(documents), move |query: AnyQuery, (row, json): (&Row, String)| {
         let document = row.document(items);
         query
             .bind(document.registration_id.clone())
@@ -146,17 +158,16 @@ async fn insert_registrations(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row]
             .bind(json)
             .bind(document.created_at.at().as_millisecond())
             .bind(at_ms)
-    };
-    REGISTRATIONS.run(tx, rows.iter().zip(documents), bind).await.map(drop)
+    })
 }
 
 /// The identity's row. Of several registrations of one identity in a batch the last holds it.
-async fn insert_intents(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_ms: i64) -> Result<(), Error> {
+fn intents<'r>(items: &'r [Arc<Prepared>], rows: &'r [Row], room: usize, at_ms: i64) -> Filled<'r> {
     let mut last: BTreeMap<(&[u8], &str), &Row> = BTreeMap::new();
     for row in rows {
         last.insert((&row.source_key, &items[row.item].token_key), row);
     }
-    let bind = |query: AnyQuery, row: &Row| {
+    INTENTS.of(room, last.into_values(), move |query: AnyQuery, row: &Row| {
         let item = &items[row.item];
         query
             .bind(row.source_key.clone())
@@ -168,8 +179,7 @@ async fn insert_intents(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_m
             .bind(item.draft.document.registration_id.clone())
             .bind(item.content.clone())
             .bind(at_ms)
-    };
-    INTENTS.run(tx, last.into_values(), bind).await.map(drop)
+    })
 }
 
 /// What the first line of a registration's history says.
@@ -183,8 +193,8 @@ struct Beginning<'d> {
     supersedes: Option<&'d str>,
 }
 
-async fn insert_history(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_ms: i64) -> Result<(), Error> {
-    let bind = |query: AnyQuery, row: &Row| {
+fn history<'r>(items: &'r [Arc<Prepared>], rows: &'r [Row], room: usize, at_ms: i64) -> Filled<'r> {
+    HISTORY.of(room, rows, move |query: AnyQuery, row: &Row| {
         let document = row.document(items);
         let detail = Beginning {
             reason: &document.reason,
@@ -194,8 +204,7 @@ async fn insert_history(tx: &mut Tx, items: &[Arc<Prepared>], rows: &[Row], at_m
         };
         let detail = serde_json::to_string(&detail).expect("text is JSON");
         query.bind(document.registration_id.clone()).bind(1_i64).bind(at_ms).bind(document.first_status().as_str()).bind(detail)
-    };
-    HISTORY.run(tx, rows, bind).await.map(drop)
+    })
 }
 
 async fn supersede(tx: &mut Tx, row: &Row, new: &str, at_ms: i64) -> Result<(), Error> {
