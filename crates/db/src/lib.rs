@@ -34,6 +34,9 @@ pub type Tx = sqlx::Transaction<'static, Any>;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait for a free connection, or for a new one to be made.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long SQLite's log grows before it is copied into the database, in pages of 4 KiB: a page that many transactions change is
+/// copied once.
+const CHECKPOINT_PAGES: u32 = 4_000;
 /// Reading connections kept open on SQLite; a reader holds one only for the time of a query.
 const SQLITE_READERS: u32 = 4;
 /// Connections kept open on PostgreSQL, shared by readers and writers of one process.
@@ -154,13 +157,16 @@ pub fn placeholders(rows: usize, columns: usize) -> String {
 
 /// SQLite's settings are per connection, so each new one is given them.
 fn sqlite_pool(connections: u32) -> AnyPoolOptions {
-    AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT + BUSY_TIMEOUT).after_connect(|connection, _| {
+    // A file does not hang up: asking each time whether it is still there costs a switch to its thread and back.
+    let pool = AnyPoolOptions::new().max_connections(connections).test_before_acquire(false);
+    pool.acquire_timeout(ACQUIRE_TIMEOUT + BUSY_TIMEOUT).after_connect(|connection, _| {
         Box::pin(async move {
             // The busy timeout comes first: switching the journal mode itself may have to wait for another process.
             let settings = format!(
                 "PRAGMA busy_timeout={}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; \
-                 PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY;",
-                BUSY_TIMEOUT.as_millis()
+                 PRAGMA wal_autocheckpoint={}; PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY;",
+                BUSY_TIMEOUT.as_millis(),
+                CHECKPOINT_PAGES
             );
             sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut *connection).await?;
             Ok(())
