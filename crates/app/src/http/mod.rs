@@ -32,6 +32,7 @@ use axum::{Extension, Router, extract::DefaultBodyLimit, middleware};
 use hokusai_db::Database;
 use hokusai_queue::Queue;
 use hokusai_registry::{QueueOpener, Registrar, Registrations, RelayStatus, Subscriptions};
+use tower::ServiceBuilder;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -142,10 +143,11 @@ fn with_patience(api: Api, patience: Duration) -> Router {
     let (routes, mut openapi) = described().split_for_parts();
     openapi.info.version = api.version.version.to_owned();
     let document = about::document(&openapi);
-    routes
-        .layer(Extension(about::OpenApiBytes(document.to_string().into())))
-        .layer(Extension(events::Streams::default()))
-        .layer(DefaultBodyLimit::max(body::MAX_BYTES))
+    // One layer made of four: each `layer` of a router puts a box around every route, to be cloned for every request.
+    let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(frame::Patience(patience), frame::frame))
-        .with_state(api)
+        .layer(DefaultBodyLimit::max(body::MAX_BYTES))
+        .layer(Extension(events::Streams::default()))
+        .layer(Extension(about::OpenApiBytes(document.to_string().into())));
+    routes.layer(layers).with_state(api)
 }

@@ -5,12 +5,11 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use axum::{Extension, Router};
-use hyper::server::conn::http1;
+use axum::{Router, extract::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -18,6 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tower::Service as _;
 
 /// How long a client may take to send the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
@@ -41,13 +41,17 @@ pub(crate) struct Stopping(pub(crate) CancellationToken);
 ///
 /// Never by itself today; the signature leaves room for a listener that breaks for good.
 pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
-    let router = router.layer(Extension(Stopping(shutdown.clone())));
+    let stopping = Stopping(shutdown.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(stopping.clone());
+        router.clone().call(request)
+    });
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     while let Some((stream, place)) = shutdown.run_until_cancelled(next_connection(&listener, &places)).await {
         while connections.try_join_next().is_some() {}
-        let connection = connection_builder().serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = connection_builder().serve_connection(TokioIo::new(stream), service.clone());
         let watched = graceful.watch(connection);
         connections.spawn(async move {
             // A client that goes away or speaks nonsense is its own affair.
