@@ -60,6 +60,9 @@ pub struct RelayConfig {
     pub verify: Duration,
     /// Positions covered by one push, at most.
     pub batch: u32,
+    /// How long a lane gathers after a push that was not full. A push costs the same for one event as for a batch, on the same
+    /// connection that registrations are committed on; an event that comes while nothing goes on does not wait.
+    pub gather: Duration,
     /// The first pause after a failure; it doubles until `longest_pause`.
     pub first_pause: Duration,
     /// The longest pause between attempts while a queue or the database is away.
@@ -72,6 +75,7 @@ impl Default for RelayConfig {
             poll: Duration::from_secs(1),
             verify: Duration::from_secs(5),
             batch: 256,
+            gather: Duration::from_millis(2),
             first_pause: Duration::from_millis(50),
             longest_pause: Duration::from_secs(15),
         }

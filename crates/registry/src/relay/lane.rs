@@ -90,11 +90,13 @@ pub(super) struct Lane {
     arrived: Option<Push>,
     /// When the queue's cursor was last known to be where it should be.
     verified: Option<Instant>,
+    /// Whether the last push was as large as one may be, so that there is probably more.
+    full: bool,
 }
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, name: String) -> Self {
-        Self { shared, name, queue: None, arrived: None, verified: None }
+        Self { shared, name, queue: None, arrived: None, verified: None, full: false }
     }
 
     pub(super) async fn run(mut self, end: CancellationToken) {
@@ -102,7 +104,12 @@ impl Lane {
         let mut pause = self.shared.config.first_pause;
         while !end.is_cancelled() {
             match self.pass().await {
-                Ok(Moved::On { .. }) => pause = self.shared.config.first_pause,
+                Ok(Moved::On { .. }) => {
+                    pause = self.shared.config.first_pause;
+                    if !self.full {
+                        self::pause(self.shared.config.gather, &end).await;
+                    }
+                }
                 Ok(Moved::Nothing | Moved::Stopped) => {
                     pause = self.shared.config.first_pause;
                     self.wait(&mut waiter, &end).await;
@@ -144,6 +151,7 @@ impl Lane {
                 return self.verify(&standing).await;
             }
         };
+        self.full = position(Some(&push.next)) - position(push.expected.as_ref()) >= i64::from(self.shared.config.batch);
         let entries = self.entries(&push).await?;
         let queue = self.queue().await?;
         let batch = RelayBatch { source: &standing.source, expected: push.expected.as_ref(), next: &push.next, entries: &entries };
