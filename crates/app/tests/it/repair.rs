@@ -240,7 +240,9 @@ async fn the_server_finds_out_what_foreign_consumers_do() {
     server.until("published it again", async |_| (lists.depths(QUEUE)[0] == 1).then_some(())).await;
     let again: Vec<u8> = lists.query("LINDEX", &[QUEUE.as_bytes(), b"0"]);
     assert_eq!(again, lost, "with the same bytes");
-    assert!(steps(&place, &registered).contains(&"reconciled".to_owned()));
+    // The step is committed a moment after the push.
+    let told = async |_: &str| steps(&place, &registered).contains(&"reconciled".to_owned()).then_some(());
+    server.until("notes that it did", told).await;
     // Now a worker deploys it, and the server has nothing more to bring back.
     let worker = place.start(&["worker"]);
     let all = api.settled(&mut server, &mut lists).await;
