@@ -38,7 +38,14 @@ async fn a_cancelled_deployment_is_refused_and_its_companions_go_on() {
     let planned = ledger.plan(&[request("UNWANTED", "1"), request("WANTED", "1")]).await.unwrap();
     until_state(&ledger, &planned[0], DeploymentState::Broadcast).await;
     assert!(ledger.deployments().wish(&planned[0].id, Wish::Cancel).await.unwrap().unwrap().noted);
-    eventually("the cancellation", WITHIN, async || (ground.attempts().await.len() == 2).then_some(())).await;
+    // It is stored before it is sent; the node must have it before a block is made.
+    let reached = async || {
+        let attempts = ground.attempts().await;
+        let [_, (_, _, hash, _)] = &attempts[..] else { return None };
+        let known = ground.rpc("eth_getTransactionByHash", serde_json::json!([hash])).await;
+        (!known.is_null()).then_some(())
+    };
+    eventually("the cancellation", WITHIN, reached).await;
     ground.rpc("evm_setAutomine", serde_json::json!([true])).await;
     ground.mine().await;
     let settled = until_settled(&ledger, &planned).await;
