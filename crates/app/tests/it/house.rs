@@ -42,7 +42,7 @@ fn edges(package: &serde_json::Value) -> (&str, Vec<&str>) {
 
 /// What only one place may do, and where that is. Tests, examples and this page's own text are not looked at.
 const ONLY_THERE: &[(&str, &[&str])] = &[
-    ("env::var(", &["crates/app/src/main.rs"]),
+    ("env::var(", &["crates/app/src/lib.rs"]),
     ("env::vars(", &[]),
     ("tokio::spawn(", &[]),
     ("std::process::exit(", &["crates/app/src/cli/output.rs"]),
