@@ -1,12 +1,12 @@
 //! Joins the HTTP interface to the parts of a running process.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use hokusai_db::Database;
 use hokusai_registry::{
     Registrations, Subscriptions,
-    mlflow::{Mlflow, MlflowClient, MlflowSettings},
+    mlflow::{Mlflow, MlflowClient, MlflowSettings, MlflowTls},
 };
 use tokio::net::TcpListener;
 
@@ -56,7 +56,17 @@ pub(crate) fn mlflow_client(config: MlflowConfig) -> anyhow::Result<Mlflow> {
         username: reveal(config.username),
         password: reveal(config.password),
         token: reveal(config.token),
+        timeout: config.timeout,
+        tls: MlflowTls {
+            insecure: config.insecure_tls,
+            authorities_pem: pem(config.authorities.as_deref(), "MLFLOW_TRACKING_SERVER_CERT_PATH")?,
+            client_pem: pem(config.client_certificate.as_deref(), "MLFLOW_TRACKING_CLIENT_CERT_PATH")?,
+        },
         ..MlflowSettings::new(config.tracking_uri)
     };
-    Ok(Mlflow::new(MlflowClient::new(settings).context("MLFLOW_TRACKING_URI")?))
+    Ok(Mlflow::new(MlflowClient::new(settings)?))
+}
+
+fn pem(file: Option<&Path>, variable: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    file.map(|file| std::fs::read(file).with_context(|| format!("{variable}: {} cannot be read", file.display()))).transpose()
 }

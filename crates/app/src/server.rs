@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod deployed;
+mod mlflow;
 mod reapers;
 mod upkeep;
 
@@ -40,6 +41,9 @@ pub(crate) async fn start(tasks: &mut Tasks, parts: ServerParts) -> anyhow::Resu
     let shutdown = tasks.shutdown();
     let nudge = Nudge::new();
 
+    if let Some(mlflow) = &mlflow {
+        mlflow::start_tagger(tasks, db.clone(), mlflow.client().clone());
+    }
     let options = RegistrarOptions { max_retries: config.max_retries, nudge: nudge.clone(), mlflow, ..RegistrarOptions::default() };
     let (registrar, committer) = registrar(db.clone(), options);
     tasks.start("committer", {

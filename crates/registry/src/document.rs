@@ -112,6 +112,12 @@ pub struct Document {
     /// Measurements by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub performance_data: Option<Map<String, Value>>,
+    /// The model whose metric was the value to reach, if one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
+    /// Whether MLflow numbered the version, so that it is to be seen there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_mlflow: bool,
     /// The id of its `model_ready_to_deploy` message, if it was accepted.
     pub message_id: Option<String>,
     /// Ties together everything that came of the request.

@@ -12,7 +12,7 @@ use crate::{
     document::{Decision, Document},
     outbox::{NewEvent, new_id},
     register::Receipt,
-    request::{Origin, RegisterRequest},
+    request::{Origin, RegisterRequest, Values, Version},
 };
 
 /// See the module.
@@ -50,12 +50,12 @@ impl Draft {
     pub(crate) fn new(
         request: &RegisterRequest,
         origin: &Origin,
-        verdict: &Verdict,
+        judged: &(Values, Verdict),
         correlation_id: String,
         max_retries: u32,
     ) -> Result<Self, Invalid> {
         let placeholder = Uuid::new_v4().to_string();
-        let mut document = document(request, origin, verdict, correlation_id, &placeholder);
+        let mut document = document(request, origin, judged, correlation_id, &placeholder);
         let at = document.created_at.at();
         let event = |event: Event| {
             let id = document.registration_id.clone();
@@ -100,7 +100,13 @@ impl Draft {
     }
 }
 
-fn document(request: &RegisterRequest, origin: &Origin, verdict: &Verdict, correlation_id: String, version: &str) -> Document {
+fn document(
+    request: &RegisterRequest,
+    origin: &Origin,
+    (values, verdict): &(Values, Verdict),
+    correlation_id: String,
+    version: &str,
+) -> Document {
     Document {
         registration_id: new_id(),
         model_id: model_id(&request.model_name, version, request.token_id.as_str()),
@@ -110,8 +116,8 @@ fn document(request: &RegisterRequest, origin: &Origin, verdict: &Verdict, corre
         mlflow_run_id: origin.run_id.clone(),
         model_uri: request.model_uri.clone(),
         metric_name: request.metric_name.clone(),
-        baseline_value: request.baseline_value,
-        current_value: request.current_value,
+        baseline_value: values.baseline,
+        current_value: values.current,
         metric_direction: request.metric_direction,
         improvement_percentage: verdict.improvement_percentage,
         verdict: if verdict.meets_baseline { Decision::Accepted } else { Decision::Rejected },
@@ -120,6 +126,8 @@ fn document(request: &RegisterRequest, origin: &Origin, verdict: &Verdict, corre
         experiment_name: request.experiment_name.clone(),
         tags: request.tags.clone(),
         performance_data: request.performance_data.clone(),
+        baseline: request.baseline.as_ref().map(|baseline| baseline.text.clone()),
+        in_mlflow: matches!(origin.version, Version::Given(_)),
         message_id: None,
         correlation_id,
         created_at: Timestamp::now().into(),

@@ -35,8 +35,8 @@ pub mod sweep;
 
 pub use audit::{CustodyAudit, QueueAudit, Unconfirmed, audit};
 pub use document::{Decision, Document, Status};
-pub use mlflow::{Mlflow, MlflowClient, MlflowError, MlflowSettings};
-pub use model_uri::{MODEL_URI_MAX_CHARS, ModelUri};
+pub use mlflow::{Mlflow, MlflowClient, MlflowError, MlflowSettings, MlflowTls, Tagger, TaggerConfig};
+pub use model_uri::{BaselineUri, MODEL_URI_MAX_CHARS, ModelUri};
 pub use nudge::Nudge;
 pub use outbox::NewEvent;
 pub use progress::{apply_deployed, note_step, note_undone};
@@ -47,7 +47,7 @@ pub use register::{
 pub use registrations::{Filter, HistoryRow, PAGE_MAX, Registration, Registrations, TokenView};
 pub use relay::{LaneState, LaneStatus, QueueOpener, Relay, RelayConfig, RelayError, RelayStatus};
 pub use republish::{ChainRecord, OnChain, Reconciled, Reconciler, ReconcilerConfig};
-pub use request::{MAX_REQUEST_BYTES, Origin, RegisterRequest, Version};
+pub use request::{MAX_REQUEST_BYTES, Origin, RegisterRequest, Values, Version};
 pub use schema::MIGRATIONS;
 pub use subscriptions::{Backlog, Start, SubscribeError, Subscription, Subscriptions, Wanted};
 pub use sweep::{Sweep, SweepConfig, Swept};

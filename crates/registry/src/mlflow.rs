@@ -2,9 +2,16 @@
 //!
 //! Before MLflow is asked for a version, the intent to have one is committed. A version is searched for by run and source
 //! before one is made, and again after: if two processes made one at once, both take the lower. So whatever crashes in between,
-//! the repeated request ends with the same version. Nothing is retried here; whoever registers sends the request again.
+//! the repeated request ends with the same version. What may be asked twice is asked again after a transient answer (`client`);
+//! making a version is not, whoever registers sends the request again.
+//!
+//! Values that a request leaves out are read from runs (`metric`). If the version is registered for the token already, they
+//! are those of that registration: an alias that has moved since does not make the same request another one.
+//! [`Tagger`] shows in MLflow what became of each version.
 
 mod client;
+mod metric;
+mod tagger;
 
 use std::sync::Arc;
 
@@ -13,11 +20,15 @@ use hokusai_event::{Invalid, TokenSymbol};
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
-pub use self::client::{MlflowClient, MlflowError, MlflowSettings, ModelVersion};
+use self::client::Run;
+pub use self::{
+    client::{MlflowClient, MlflowError, MlflowSettings, MlflowTls, ModelVersion, Tag},
+    tagger::{TagError, Tagger, TaggerConfig},
+};
 use crate::{
     model_uri::ModelUri,
     register::RegisterError,
-    request::{Origin, RegisterRequest, Version, source_key},
+    request::{Origin, RegisterRequest, Values, Version, source_key},
 };
 
 /// Requests of one origin take turns within a process; those of different origins seldom share a lane.
@@ -43,22 +54,46 @@ impl Mlflow {
         Self { client, lanes: (0..LANES).map(|_| Mutex::new(())).collect() }
     }
 
-    /// Finds or makes the version that `request` speaks of.
-    pub(crate) async fn register(&self, db: &Database, request: &RegisterRequest) -> Result<Origin, RegisterError> {
-        let origin = match &request.location {
-            ModelUri::Version { name, version } => self.existing(self.client.version(name, &version.to_string()).await, request)?,
-            ModelUri::Alias { name, alias } => self.existing(self.client.aliased(name, alias).await, request)?,
-            ModelUri::Run { run_id, path } => {
-                let origin = Origin { run_id: run_id.clone(), artifact_path: path.clone(), version: Version::Next };
-                self.version_of(db, request, origin).await?
-            }
-            ModelUri::Logged { model_id } => {
-                let origin = self.logged(model_id, request).await?;
-                self.version_of(db, request, origin).await?
-            }
-            ModelUri::Elsewhere(_) => self.version_of(db, request, request.origin()?).await?,
-        };
-        Ok(origin)
+    /// The server that is asked.
+    pub fn client(&self) -> &MlflowClient {
+        &self.client
+    }
+
+    /// Finds or makes the version that `request` speaks of, and the values that it leaves to MLflow.
+    pub(crate) async fn register(&self, db: &Database, request: &RegisterRequest) -> Result<(Origin, Values), RegisterError> {
+        let mut origin = self.locate(request).await?;
+        if origin.version == Version::Next
+            && let Some(version) = resolved(db, &source_key(&request.model_name, &origin)).await?
+        {
+            origin.version = Version::Given(version);
+        }
+        if let Some(values) = metric::registered(db, request, &origin).await? {
+            return Ok((origin, values));
+        }
+        let run = self.known_run(&origin.run_id, request).await?;
+        let values = metric::values(&self.client, request, run.as_ref()).await?;
+        if origin.version == Version::Next {
+            origin = self.version_of(db, request, origin, run.as_ref()).await?;
+        }
+        Ok((origin, values))
+    }
+
+    async fn locate(&self, request: &RegisterRequest) -> Result<Origin, RegisterError> {
+        match &request.location {
+            ModelUri::Version { name, version } => self.existing(self.client.version(name, &version.to_string()).await, request),
+            ModelUri::Alias { name, alias } => self.existing(self.client.aliased(name, alias).await, request),
+            ModelUri::Logged { model_id } => self.logged(model_id, request).await,
+            ModelUri::Run { .. } | ModelUri::Elsewhere(_) => Ok(request.origin()?),
+        }
+    }
+
+    /// The run; `None` if MLflow knows none by that id and `model_uri` does not insist that it does.
+    async fn known_run(&self, run_id: &str, request: &RegisterRequest) -> Result<Option<Run>, MlflowError> {
+        match self.client.run(run_id).await {
+            Ok(run) => Ok(Some(run)),
+            Err(MlflowError::NotFound { .. }) if !matches!(request.location, ModelUri::Run { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn existing(&self, version: Result<ModelVersion, MlflowError>, request: &RegisterRequest) -> Result<Origin, RegisterError> {
@@ -72,8 +107,14 @@ impl Mlflow {
         Ok(Origin { run_id, artifact_path: request.model_uri.clone(), version: Version::Next })
     }
 
-    /// The version of `origin`, from our own tables if they know it.
-    async fn version_of(&self, db: &Database, request: &RegisterRequest, origin: Origin) -> Result<Origin, RegisterError> {
+    /// The version of `origin`, from our own tables if they know it by now.
+    async fn version_of(
+        &self,
+        db: &Database,
+        request: &RegisterRequest,
+        origin: Origin,
+        run: Option<&Run>,
+    ) -> Result<Origin, RegisterError> {
         let key = source_key(&request.model_name, &origin);
         let lane = usize::from(key[0]) % LANES;
         let _turn = self.lanes[lane].lock().await;
@@ -81,22 +122,21 @@ impl Mlflow {
             return Ok(Origin { version: Version::Given(version), ..origin });
         }
         record_intent(db, &key, &request.model_name, &request.token_id, &origin).await?;
-        let wanted = self.wanted(request, origin).await?;
+        let wanted = self.wanted(request, origin, run).await?;
         let version = self.find_or_make(&request.model_name, &wanted).await?;
         Ok(Origin { version: Version::Given(version), ..wanted.origin })
     }
 
-    async fn wanted(&self, request: &RegisterRequest, origin: Origin) -> Result<Wanted, RegisterError> {
-        match &request.location {
-            ModelUri::Run { run_id, path } => {
-                let run = self.client.run(run_id).await?;
+    async fn wanted(&self, request: &RegisterRequest, origin: Origin, run: Option<&Run>) -> Result<Wanted, RegisterError> {
+        match (&request.location, run) {
+            (ModelUri::Run { path, .. }, Some(run)) => {
                 let artifact = format!("{}/{path}", run.artifact_uri.trim_end_matches('/'));
-                let logged_model = self.client.logged_model_named(&run, path).await?;
+                let logged_model = self.client.logged_model_named(run, path).await?;
                 let logged = logged_model.iter().map(|model_id| format!("models:/{model_id}"));
                 let sources = logged.chain([artifact, request.model_uri.clone()]).collect();
                 Ok(Wanted { origin, sources, logged_model })
             }
-            ModelUri::Logged { model_id } => {
+            (ModelUri::Logged { model_id }, _) => {
                 Ok(Wanted { origin, sources: vec![format!("models:/{model_id}")], logged_model: Some(model_id.clone()) })
             }
             _ => Ok(Wanted { origin, sources: vec![request.model_uri.clone()], logged_model: None }),
@@ -129,6 +169,14 @@ fn agreed_run(known: Option<String>, request: &RegisterRequest) -> Result<String
         (Some(known), _) => Ok(known),
         (None, Some(stated)) => Ok(stated.clone()),
         (None, None) => Err(Invalid::new("mlflow_run_id", "is missing, and MLflow does not know the run of model_uri")),
+    }
+}
+
+/// The version, if it is known already.
+fn resolved_version(origin: &Origin) -> Option<&str> {
+    match &origin.version {
+        Version::Given(version) => Some(version),
+        Version::Next | Version::Fixed(_) => None,
     }
 }
 

@@ -62,6 +62,35 @@ impl ModelUri {
     }
 }
 
+/// The model to compare with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaselineUri {
+    /// As it was written.
+    pub text: String,
+    /// Taken apart; of a run, the artifact's path does not matter and may be missing.
+    pub location: ModelUri,
+}
+
+impl BaselineUri {
+    /// Takes a baseline apart: a model whose run MLflow knows.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] of the field `baseline`.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let of_run = text.strip_prefix("runs:").map(|rest| run(&format!("{}/model", rest.trim_end_matches('/'))));
+        let location = match of_run {
+            Some(run) => run.ok_or_else(|| Invalid::new("baseline", "must be written runs:/<run id>, or begin with models:/"))?,
+            None => ModelUri::parse(text).map_err(|invalid| invalid.at("baseline"))?,
+        };
+        if let ModelUri::Elsewhere(_) = location {
+            let forms = "runs:/<run id>, models:/<name>/<version number> or models:/<name>@<alias>";
+            return Err(Invalid::new("baseline", format!("must be a model whose run MLflow knows: {forms}")));
+        }
+        Ok(Self { text: text.to_owned(), location })
+    }
+}
+
 fn run(rest: &str) -> Option<ModelUri> {
     let (run_id, path) = rest.trim_start_matches('/').split_once('/')?;
     let path = path.trim_matches('/');
@@ -137,6 +166,19 @@ mod tests {
         check("models:/a/3/4", None);
         check("models:/@x", None);
         check("runs:/a\nb/model", None);
+    }
+
+    #[test]
+    fn baselines_are_taken_apart() {
+        let run = |text: &str| match BaselineUri::parse(text).unwrap().location {
+            ModelUri::Run { run_id, .. } => run_id,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([run("runs:/abc"), run("runs:/abc/"), run("runs:/abc/model")], ["abc"; 3]);
+        assert!(matches!(BaselineUri::parse("models:/msg@champion").unwrap().location, ModelUri::Alias { .. }));
+        for text in ["", "runs:/", "s3://bucket/model", "0.75", "models:/msg/latest"] {
+            assert_eq!(BaselineUri::parse(text).unwrap_err().field, "baseline", "{text}");
+        }
     }
 
     #[test]

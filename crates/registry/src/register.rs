@@ -28,7 +28,7 @@ use crate::{
     mlflow::{Mlflow, MlflowError},
     nudge::Nudge,
     outbox::new_id,
-    request::{Origin, RegisterRequest, source_key},
+    request::{Origin, RegisterRequest, Values, source_key},
 };
 
 /// The longest `Idempotency-Key`, in characters.
@@ -235,12 +235,12 @@ impl Registrar {
         if let Some(id) = &correlation_id {
             check_text(id, "correlation_id", CORRELATION_ID_MAX_CHARS)?;
         }
-        let verdict = judge(request.metric_direction, request.baseline_value, request.current_value)?;
-        let origin = match &self.mlflow {
+        let (origin, values) = match &self.mlflow {
             Some(mlflow) => mlflow.register(&self.db, &request).await?,
-            None => request.origin()?,
+            None => (request.origin()?, request.values()?),
         };
-        let draft = Draft::new(&request, &origin, &verdict, correlation_id.unwrap_or_else(new_id), self.max_retries)?;
+        let verdict = judge(request.metric_direction, values.baseline, values.current)?;
+        let draft = Draft::new(&request, &origin, &(values, verdict), correlation_id.unwrap_or_else(new_id), self.max_retries)?;
         let prepared = Arc::new(Prepared::new(request, origin, idempotency_key, draft));
         let (answer, answered) = oneshot::channel();
         self.sender.send(Waiting { prepared, answer }).await.map_err(|_| RegisterError::Stopped)?;
@@ -257,7 +257,8 @@ impl Prepared {
     fn new(request: RegisterRequest, origin: Origin, key: Option<String>, draft: Draft) -> Self {
         let source_key = source_key(&request.model_name, &origin);
         let token_key = request.token_id.key();
-        let content = request.digest().to_vec();
+        let values = Values { baseline: draft.document.baseline_value, current: draft.document.current_value };
+        let content = request.digest(values).to_vec();
         let idempotency = key.map(|key| {
             let digest = Sha256::new().chain_update(&source_key).chain_update(&content).chain_update(&token_key).finalize().to_vec();
             IdempotencyKey { key, digest }

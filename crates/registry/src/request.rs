@@ -21,7 +21,7 @@ use hokusai_event::{
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::model_uri::{MODEL_URI_MAX_CHARS, ModelUri, run_in_location};
+use crate::model_uri::{BaselineUri, MODEL_URI_MAX_CHARS, ModelUri, run_in_location};
 
 /// The largest request, in bytes. Its events must fit every queue, several hundred of them one relay batch.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
@@ -43,10 +43,12 @@ pub struct RegisterRequest {
     pub token_id: TokenSymbol,
     /// The metric that is compared.
     pub metric_name: String,
-    /// The value to reach.
-    pub baseline_value: f64,
-    /// The model's value.
-    pub current_value: f64,
+    /// The value to reach; if missing, it is read from `baseline`.
+    pub baseline_value: Option<f64>,
+    /// The model whose metric is the value to reach.
+    pub baseline: Option<BaselineUri>,
+    /// The model's value; if missing, it is read from the model's run.
+    pub current_value: Option<f64>,
     /// Which way the metric improves.
     pub metric_direction: MetricDirection,
     /// Who contributed the model.
@@ -73,8 +75,14 @@ impl RegisterRequest {
         field("model_name", Need::Required, Kind::Text { max: MODEL_NAME_MAX_CHARS }, "The name to register the model under."),
         field("token_id", Need::Required, Kind::Symbol, "The token's symbol."),
         field("metric_name", Need::Required, Kind::Text { max: METRIC_NAME_MAX_CHARS }, "The metric that is compared."),
-        field("baseline_value", Need::Required, Kind::Number, "The value to reach."),
-        field("current_value", Need::Required, Kind::Number, "The model's value."),
+        field("baseline_value", Need::Optional, Kind::Number, "The value to reach; required unless MLflow is to read it from `baseline`."),
+        field(
+            "baseline",
+            Need::Optional,
+            Kind::Text { max: MODEL_URI_MAX_CHARS },
+            "The model whose metric is the value to reach, for MLflow to read: `runs:/<run>`, `models:/<name>/<version>` or `models:/<name>@<alias>`.",
+        ),
+        field("current_value", Need::Optional, Kind::Number, "The model's value; if missing, MLflow reads the metric of the model's run."),
         field("metric_direction", Need::Optional, Kind::Direction, "Which way the metric improves; `higher_is_better` if missing."),
         field("contributor_address", Need::Optional, Kind::Address, "Who contributed the model."),
         field("experiment_name", Need::Optional, Kind::Text { max: EXPERIMENT_NAME_MAX_CHARS }, "The MLflow experiment."),
@@ -139,6 +147,7 @@ impl RegisterRequest {
             metric_name: text("metric_name").unwrap_or_default(),
             experiment_name: text("experiment_name"),
             mlflow_run_id: text("mlflow_run_id"),
+            baseline: text("baseline").map(|text| BaselineUri::parse(&text)).transpose()?,
             baseline_value: number(&object, "baseline_value"),
             current_value: number(&object, "current_value"),
             tags: object.get("tags").filter(|tags| !tags.is_null()).map(|tags| hokusai_event::read_tags(tags, "tags")).transpose()?,
@@ -146,7 +155,15 @@ impl RegisterRequest {
                 Some(Value::Object(data)) => Some(data),
                 _ => None,
             },
-        })
+        }
+        .measured())
+    }
+
+    /// Measurements may supply a missing `current_value`, as they may in a message.
+    fn measured(mut self) -> Self {
+        let found = self.performance_data.as_ref().and_then(|data| number(data, &self.metric_name));
+        self.current_value = self.current_value.or(found);
+        self
     }
 
     /// What no field says alone.
@@ -167,14 +184,29 @@ impl RegisterRequest {
         {
             return Err(Invalid::new("model_uri", format!("names the model {name:?}, but model_name is {:?}", self.model_name)));
         }
+        if self.baseline_value.is_none() && self.baseline.is_none() {
+            return Err(Invalid::new("baseline_value", "is missing; give it, or name the model to compare with as `baseline`"));
+        }
         let measured = self.performance_data.as_ref().and_then(|data| data.get(&self.metric_name));
-        match measured.map(|value| (value, value.as_f64())) {
-            Some((value, number)) if number != Some(self.current_value) => {
+        match (measured.map(|value| (value, value.as_f64())), self.current_value) {
+            (Some((value, number)), Some(current)) if number != Some(current) => {
                 let field = format!("performance_data.{}", self.metric_name);
-                Err(Invalid::new(field, format!("is {value}, but current_value is {}", self.current_value)))
+                Err(Invalid::new(field, format!("is {value}, but current_value is {current}")))
             }
             _ => Ok(()),
         }
+    }
+
+    /// The values that are compared, where no MLflow can be asked for those that are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] naming the one that is missing.
+    pub(crate) fn values(&self) -> Result<Values, Invalid> {
+        let without = "and there is no MLflow to read it from (MLFLOW_TRACKING_URI)";
+        let baseline = self.baseline_value.ok_or_else(|| Invalid::new("baseline_value", format!("is missing, {without}")))?;
+        let current = self.current_value.ok_or_else(|| Invalid::new("current_value", format!("is missing, {without}")))?;
+        Ok(Values { baseline, current })
     }
 
     /// What the request says of the model's origin, where no MLflow can be asked.
@@ -210,12 +242,12 @@ impl RegisterRequest {
     }
 
     /// A digest of the content: two requests of one identity mean the same if it is the same. Spelling (of a number, the
-    /// symbol's case, the order of keys) does not count.
-    pub fn digest(&self) -> [u8; 32] {
+    /// symbol's case, the order of keys) does not count, nor does whether a value was given or read from MLflow.
+    pub(crate) fn digest(&self, values: Values) -> [u8; 32] {
         let content = (
             &self.metric_name,
-            self.baseline_value.to_bits(),
-            self.current_value.to_bits(),
+            values.baseline.to_bits(),
+            values.current.to_bits(),
             self.metric_direction.as_str(),
             self.contributor_address.as_ref().map(|address| address.bytes()),
             &self.experiment_name,
@@ -224,6 +256,15 @@ impl RegisterRequest {
         );
         Sha256::digest(serde_json::to_vec(&content).expect("text, numbers and their lists are JSON")).into()
     }
+}
+
+/// The two values that are compared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Values {
+    /// The one to reach.
+    pub baseline: f64,
+    /// The model's.
+    pub current: f64,
 }
 
 /// Where a model comes from: the part of its identity that its version hangs on.
@@ -259,8 +300,8 @@ pub(crate) fn source_key(model_name: &str, origin: &Origin) -> Vec<u8> {
 }
 
 /// Zero is one number, whatever its sign; so are 1 and 1.0.
-fn number(object: &Map<String, Value>, name: &str) -> f64 {
-    object.get(name).and_then(Value::as_f64).unwrap_or_default() + 0.0
+fn number(object: &Map<String, Value>, name: &str) -> Option<f64> {
+    object.get(name).and_then(Value::as_f64).map(|number| number + 0.0)
 }
 
 /// The object with the keys of every object in it in order.

@@ -14,6 +14,8 @@
 //!   position and the event there, kept here because the event itself may be pruned.
 //! - `finished`: events that a queue's consumers are done with, never to be published there again; `swept` is 1 if nobody
 //!   said so and the sweep found them gone.
+//! - `mlflow_tags`: the tags that MLflow shows of a registration; `mlflow_tagged_until`: one row, how far the tagger has looked.
+//! - `mlflow_deliveries`: the webhooks of MLflow that were attended to, kept longer than one of them may be repeated.
 
 use hokusai_db::Migration;
 
@@ -126,6 +128,27 @@ ALTER TABLE relay_progress ADD COLUMN position_event TEXT;
 ALTER TABLE relay_progress ADD COLUMN attempted_event TEXT;
 UPDATE relay_progress SET position = NULL, attempted = NULL, stopped = NULL;
 UPDATE source SET id = id || '-named';
+",
+    },
+    // What MLflow was told, and what it told us.
+    Migration {
+        room: "registry",
+        number: 4,
+        sql: "
+CREATE TABLE mlflow_tags (
+    registration_id TEXT PRIMARY KEY,
+    tags TEXT NOT NULL,
+    at_ms BIGINT NOT NULL
+);
+CREATE TABLE mlflow_tagged_until (
+    one BIGINT PRIMARY KEY CHECK (one = 1),
+    at_ms BIGINT NOT NULL
+);
+CREATE TABLE mlflow_deliveries (
+    id TEXT PRIMARY KEY,
+    at_ms BIGINT NOT NULL
+);
+CREATE INDEX mlflow_deliveries_time ON mlflow_deliveries (at_ms);
 ",
     },
 ];

@@ -32,7 +32,11 @@ pub(crate) struct RegisterArgs {
     /// The value to reach
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     baseline_value: Option<f64>,
-    /// The model's value
+    /// The model whose metric is the value to reach, for MLflow to read: runs:/<run>, models:/<name>/<version>,
+    /// models:/<name>@<alias>
+    #[arg(long, value_name = "URI")]
+    baseline: Option<String>,
+    /// The model's value [default: the metric of its MLflow run]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     current_value: Option<f64>,
     /// Which way the metric improves
@@ -79,12 +83,13 @@ impl RegisterArgs {
             None => Map::new(),
         };
         let direction = self.metric_direction.and_then(|direction| Some(direction.to_possible_value()?.get_name().to_owned()));
-        let given: [(&str, Option<Value>); 10] = [
+        let given: [(&str, Option<Value>); 11] = [
             ("model_uri", self.model_uri.clone().map(Value::from)),
             ("model_name", self.model_name.clone().map(Value::from)),
             ("token_id", self.token_id.clone().map(Value::from)),
             ("metric_name", self.metric_name.clone().map(Value::from)),
             ("baseline_value", self.baseline_value.map(|value| json!(value))),
+            ("baseline", self.baseline.clone().map(Value::from)),
             ("current_value", self.current_value.map(|value| json!(value))),
             ("metric_direction", direction.map(Value::from)),
             ("contributor_address", self.contributor_address.clone().map(Value::from)),

@@ -1,6 +1,6 @@
 //! Where things are kept.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::env::{ConfigError, Env, Secret, missing, wrong};
 
@@ -35,11 +35,19 @@ pub(crate) struct MlflowConfig {
     pub(crate) username: Option<Secret>,
     pub(crate) password: Option<Secret>,
     pub(crate) token: Option<Secret>,
+    pub(crate) timeout: Duration,
+    pub(crate) insecure_tls: bool,
+    /// PEM files.
+    pub(crate) authorities: Option<PathBuf>,
+    pub(crate) client_certificate: Option<PathBuf>,
 }
 
 /// The MLflow server, if one is named.
 pub(crate) fn mlflow(env: &Env<'_>) -> Result<Option<MlflowConfig>, ConfigError> {
     let Some(address) = env.text("MLFLOW_TRACKING_URI") else { return Ok(None) };
+    if env.flag("MLFLOW_TRACKING_AWS_SIGV4")? == Some(true) {
+        return Err(wrong("MLFLOW_TRACKING_AWS_SIGV4", "is not supported: put a signing proxy in front, or use MLFLOW_TRACKING_TOKEN"));
+    }
     let tracking_uri = url::Url::parse(&address).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let tracking_uri = tracking_uri.ok_or_else(|| {
         wrong("MLFLOW_TRACKING_URI", "must be the http:// or https:// address of an MLflow server (files and databases cannot be shared)")
@@ -49,5 +57,9 @@ pub(crate) fn mlflow(env: &Env<'_>) -> Result<Option<MlflowConfig>, ConfigError>
         username: env.secret("MLFLOW_TRACKING_USERNAME"),
         password: env.secret("MLFLOW_TRACKING_PASSWORD"),
         token: env.secret("MLFLOW_TRACKING_TOKEN"),
+        timeout: env.seconds("MLFLOW_HTTP_REQUEST_TIMEOUT", Duration::from_secs(10))?,
+        insecure_tls: env.flag("MLFLOW_TRACKING_INSECURE_TLS")?.unwrap_or(false),
+        authorities: env.text("MLFLOW_TRACKING_SERVER_CERT_PATH").map(PathBuf::from),
+        client_certificate: env.text("MLFLOW_TRACKING_CLIENT_CERT_PATH").map(PathBuf::from),
     }))
 }

@@ -1,6 +1,10 @@
 //! The calls of MLflow's REST interface that registering makes, and no more.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -9,6 +13,10 @@ use url::Url;
 
 /// Versions asked for at once.
 const PAGE: &str = "1000";
+/// How long to wait before asking again after a transient answer; then it is for the caller to say.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
+/// An answer that took so long is not asked for again.
+const SLOW: Duration = Duration::from_secs(5);
 /// The longest part of an answer that is repeated in an error.
 const SHOWN_CHARS: usize = 300;
 
@@ -25,12 +33,25 @@ pub struct MlflowSettings {
     pub token: Option<String>,
     /// How long one call may take.
     pub timeout: Duration,
+    /// How the server's certificate is checked, and our own.
+    pub tls: MlflowTls,
+}
+
+/// TLS as MLflow's own variables set it.
+#[derive(Clone, Default)]
+pub struct MlflowTls {
+    /// `MLFLOW_TRACKING_INSECURE_TLS`: the server's certificate is not checked at all.
+    pub insecure: bool,
+    /// The contents of `MLFLOW_TRACKING_SERVER_CERT_PATH`: the authorities to trust instead of the public ones, in PEM.
+    pub authorities_pem: Option<Vec<u8>>,
+    /// The contents of `MLFLOW_TRACKING_CLIENT_CERT_PATH`: our certificate and its key, in PEM.
+    pub client_pem: Option<Vec<u8>>,
 }
 
 impl MlflowSettings {
     /// Without credentials, and a timeout of 10 seconds.
     pub fn new(tracking_uri: Url) -> Self {
-        Self { tracking_uri, username: None, password: None, token: None, timeout: Duration::from_secs(10) }
+        Self { tracking_uri, username: None, password: None, token: None, timeout: Duration::from_secs(10), tls: MlflowTls::default() }
     }
 }
 
@@ -42,7 +63,7 @@ impl fmt::Debug for MlflowSettings {
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("token", &self.token.as_ref().map(|_| "***"))
             .field("timeout", &self.timeout)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,12 +114,18 @@ pub enum MlflowError {
         problem: String,
     },
     /// The settings cannot be used.
-    #[error("MLFLOW_TRACKING_URI: {0}")]
-    Settings(String),
+    #[error("{variable}: {problem}")]
+    Settings {
+        /// Which of them.
+        variable: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 /// A registered version.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 pub struct ModelVersion {
     /// The registered model.
     pub name: String,
@@ -109,12 +136,31 @@ pub struct ModelVersion {
     pub source: String,
     /// The run that made it.
     pub run_id: Option<String>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: Vec<Tag>,
+    /// The aliases that name it; answered when one version is asked for.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+}
+
+/// A tag of a model or a version.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Tag {
+    /// Its name.
+    pub key: String,
+    /// What it says.
+    #[serde(default)]
+    pub value: String,
 }
 
 /// A run, as far as it is needed.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
+    pub(super) run_id: String,
     pub(super) artifact_uri: String,
+    /// The last value of each.
+    pub(super) metrics: BTreeMap<String, f64>,
     /// The logged models it put out.
     pub(super) models: Vec<String>,
 }
@@ -152,12 +198,15 @@ struct Refusal {
 }
 
 /// One call: what it is for, and what it asks after, for its errors.
+#[derive(Clone)]
 struct Call<'a> {
     method: Method,
     path: &'a str,
     query: &'a [(&'a str, &'a str)],
     body: Option<Value>,
     doing: String,
+    /// Whether doing it twice is the same as once.
+    repeatable: bool,
 }
 
 impl MlflowClient {
@@ -167,15 +216,17 @@ impl MlflowClient {
     ///
     /// [`MlflowError::Settings`] if the address is not http or https, or holds credentials.
     pub fn new(settings: MlflowSettings) -> Result<Self, MlflowError> {
+        const URI: &str = "MLFLOW_TRACKING_URI";
         if !matches!(settings.tracking_uri.scheme(), "http" | "https") {
-            return Err(MlflowError::Settings("must begin with http:// or https://, as an MLflow server's address does".into()));
+            return Err(unusable(URI, "must begin with http:// or https://, as an MLflow server's address does"));
         }
         if !settings.tracking_uri.username().is_empty() || settings.tracking_uri.password().is_some() {
             let problem = "must not hold credentials: give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD";
-            return Err(MlflowError::Settings(problem.into()));
+            return Err(unusable(URI, problem));
         }
-        let http = reqwest::Client::builder().timeout(settings.timeout).connect_timeout(settings.timeout).build();
-        Ok(Self { http: http.map_err(|error| MlflowError::Settings(error.to_string()))?, settings })
+        let http = reqwest::Client::builder().timeout(settings.timeout).connect_timeout(settings.timeout);
+        let http = with_tls(http, &settings.tls)?.build().map_err(|error| unusable(URI, error.to_string()))?;
+        Ok(Self { http, settings })
     }
 
     /// The server's address without credentials.
@@ -243,7 +294,8 @@ impl MlflowClient {
     ///
     /// As MLflow says.
     pub async fn ensure_model(&self, name: &str) -> Result<(), MlflowError> {
-        let made = self.post("registered-models/create", json!({ "name": name }), format!("make the registered model {name:?}")).await;
+        let doing = format!("make the registered model {name:?}");
+        let made = self.call(Call::repeatable("registered-models/create", json!({ "name": name }), doing)).await;
         match made {
             Ok(Value::Object(_)) => Ok(()),
             Err(MlflowError::Refused { code, .. }) if code == "RESOURCE_ALREADY_EXISTS" => Ok(()),
@@ -267,17 +319,51 @@ impl MlflowClient {
         Ok(answer.model_version)
     }
 
+    /// Sets a tag of a version.
+    ///
+    /// # Errors
+    ///
+    /// As MLflow says.
+    pub async fn set_tag(&self, name: &str, version: &str, key: &str, value: &str) -> Result<(), MlflowError> {
+        let body = json!({ "name": name, "version": version, "key": key, "value": value });
+        let doing = format!("tag version {version} of model {name:?}");
+        self.call::<Value>(Call { method: Method::POST, ..Call::repeatable("model-versions/set-tag", body, doing) }).await.map(drop)
+    }
+
+    /// Takes a tag off a version; one that is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// As MLflow says.
+    pub async fn delete_tag(&self, name: &str, version: &str, key: &str) -> Result<(), MlflowError> {
+        let body = json!({ "name": name, "version": version, "key": key });
+        let doing = format!("take a tag off version {version} of model {name:?}");
+        let call = Call { method: Method::DELETE, ..Call::repeatable("model-versions/delete-tag", body, doing) };
+        match self.call::<Value>(call).await {
+            Ok(_) | Err(MlflowError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// That something has no run although one is needed.
+    pub(super) fn without_run(&self, what: &str) -> MlflowError {
+        MlflowError::NotFound { address: self.address(), what: format!("the run of {what}"), message: "it was made without one".into() }
+    }
+
     pub(super) async fn run(&self, run_id: &str) -> Result<Run, MlflowError> {
         let doing = format!("look up run {run_id:?}");
         let answer: Value = self.get("runs/get", &[("run_id", run_id)], doing.clone()).await?;
         let artifact_uri = answer.pointer("/run/info/artifact_uri").and_then(Value::as_str).map(str::to_owned);
         let artifact_uri = artifact_uri.ok_or_else(|| self.unexpected(doing, "it names no artifact_uri".into()))?;
-        let outputs = answer.pointer("/run/outputs/model_outputs").and_then(Value::as_array);
+        let list = |path: &str| answer.pointer(path).and_then(Value::as_array).into_iter().flatten();
         let id = |output: &Value| output.get("model_id").and_then(Value::as_str).map(str::to_owned);
         // The latest step last, as MLflow itself prefers it.
-        let mut models: Vec<(i64, String)> = outputs.into_iter().flatten().filter_map(|output| Some((step(output), id(output)?))).collect();
+        let outputs = list("/run/outputs/model_outputs");
+        let mut models: Vec<(i64, String)> = outputs.filter_map(|output| Some((step(output), id(output)?))).collect();
         models.sort_by_key(|(step, _)| *step);
-        Ok(Run { artifact_uri, models: models.into_iter().map(|(_, id)| id).collect() })
+        let metric = |metric: &Value| Some((metric.get("key")?.as_str()?.to_owned(), number(metric.get("value")?)?));
+        let metrics = list("/run/data/metrics").filter_map(metric).collect();
+        Ok(Run { run_id: run_id.to_owned(), artifact_uri, metrics, models: models.into_iter().map(|(_, id)| id).collect() })
     }
 
     /// The logged model of a run that was logged under `name`: since MLflow 3, models are no longer artifacts of their run.
@@ -302,14 +388,31 @@ impl MlflowClient {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)], doing: String) -> Result<T, MlflowError> {
-        self.call(Call { method: Method::GET, path, query, body: None, doing }).await
+        self.call(Call { method: Method::GET, path, query, body: None, doing, repeatable: true }).await
     }
 
+    /// Asks for something that may happen twice if it is repeated.
     async fn post<T: DeserializeOwned>(&self, path: &str, body: Value, doing: String) -> Result<T, MlflowError> {
-        self.call(Call { method: Method::POST, path, query: &[], body: Some(body), doing }).await
+        self.call(Call { repeatable: false, ..Call::repeatable(path, body, doing) }).await
     }
 
+    /// Calls, and calls again after an answer that may be another one next time.
     async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, MlflowError> {
+        let mut pauses = PAUSES.iter();
+        loop {
+            let started = Instant::now();
+            match (self.call_once(call.clone()).await, pauses.next()) {
+                // Whoever let us wait that long is not asked to do it again.
+                (Err(error @ MlflowError::Unavailable { .. }), Some(pause)) if call.repeatable && started.elapsed() < SLOW => {
+                    tracing::debug!(%error, doing = call.doing, "MLflow is asked again");
+                    tokio::time::sleep(*pause).await;
+                }
+                (result, _) => return result,
+            }
+        }
+    }
+
+    async fn call_once<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, MlflowError> {
         let url = format!("{}/api/2.0/mlflow/{}", self.address(), call.path);
         let mut request = self.http.request(call.method, url).query(call.query);
         if let Some(username) = &self.settings.username {
@@ -352,6 +455,40 @@ impl MlflowClient {
     fn unexpected(&self, doing: String, problem: String) -> MlflowError {
         MlflowError::Unexpected { address: self.address(), doing, problem }
     }
+}
+
+impl<'a> Call<'a> {
+    fn repeatable(path: &'a str, body: Value, doing: String) -> Self {
+        Self { method: Method::POST, path, query: &[], body: Some(body), doing, repeatable: true }
+    }
+}
+
+fn unusable(variable: &'static str, problem: impl Into<String>) -> MlflowError {
+    MlflowError::Settings { variable, problem: problem.into() }
+}
+
+fn with_tls(mut http: reqwest::ClientBuilder, tls: &MlflowTls) -> Result<reqwest::ClientBuilder, MlflowError> {
+    if tls.insecure {
+        http = http.tls_danger_accept_invalid_certs(true);
+    }
+    if let Some(pem) = &tls.authorities_pem {
+        let refused = |problem: String| unusable("MLFLOW_TRACKING_SERVER_CERT_PATH", problem);
+        let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| refused(error.to_string()))?;
+        if authorities.is_empty() {
+            return Err(refused("the file holds no certificate in PEM".into()));
+        }
+        http = http.tls_certs_only(authorities);
+    }
+    if let Some(pem) = &tls.client_pem {
+        let identity = reqwest::Identity::from_pem(pem);
+        http = http.identity(identity.map_err(|error| unusable("MLFLOW_TRACKING_CLIENT_CERT_PATH", error.to_string()))?);
+    }
+    Ok(http)
+}
+
+/// Protocol buffers write what JSON cannot hold as text: `"NaN"`, `"Infinity"`.
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.parse().ok())
 }
 
 fn step(output: &Value) -> i64 {

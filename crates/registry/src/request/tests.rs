@@ -33,7 +33,11 @@ fn the_smallest_request_is_read() {
 
 #[test]
 fn every_field_is_checked_and_named() {
-    for field in ["model_uri", "model_name", "token_id", "metric_name", "baseline_value", "current_value"] {
+    for field in ["baseline_value", "baseline", "current_value"] {
+        refused(json!({ field: [] }), field);
+    }
+    refused(json!({ "baseline_value": null }), "baseline_value");
+    for field in ["model_uri", "model_name", "token_id", "metric_name"] {
         let mut body = body();
         body.as_object_mut().unwrap().remove(field);
         let invalid = RegisterRequest::from_json(body.to_string().as_bytes()).unwrap_err();
@@ -75,6 +79,16 @@ fn every_field_is_checked_and_named() {
 }
 
 #[test]
+fn values_may_be_left_to_mlflow() {
+    let request = read(json!({ "baseline_value": null, "current_value": null, "baseline": "models:/msg model@champion" })).unwrap();
+    assert_eq!((request.baseline_value, request.current_value), (None, None));
+    assert_eq!(request.values().unwrap_err().field, "baseline_value");
+    assert_eq!(read(json!({ "current_value": null })).unwrap().values().unwrap_err().field, "current_value");
+    let measured = read(json!({ "current_value": null, "performance_data": { "reply_rate": 0.9 } })).unwrap();
+    assert_eq!(measured.values().unwrap(), Values { baseline: 0.75, current: 0.9 });
+}
+
+#[test]
 fn what_is_not_json_is_refused() {
     let whole = |body: &[u8]| RegisterRequest::from_json(body).unwrap_err().field;
     assert_eq!(whole(b""), "");
@@ -101,7 +115,7 @@ fn an_origin_without_mlflow_needs_a_run() {
 
 #[test]
 fn spelling_does_not_make_another_content() {
-    let digest = |change: Value| read(change).unwrap().digest();
+    let digest = |change: Value| read(change).and_then(|request| Ok(request.digest(request.values()?))).unwrap();
     let plain = digest(json!({ "performance_data": { "a": 1, "b": { "c": 1, "d": 2 } } }));
     assert_eq!(plain, digest(json!({ "performance_data": { "b": { "d": 2.0, "c": 1 }, "a": 1.0 } })));
     assert_ne!(plain, digest(json!({ "performance_data": { "a": 2 } })));

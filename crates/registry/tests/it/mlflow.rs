@@ -1,11 +1,15 @@
 //! Registering with a real MLflow server, one for the whole test.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use hokusai_registry::{Conflicting, Mlflow, MlflowClient, MlflowError, MlflowSettings, RegisterError, Registrar};
+use hokusai_registry::{
+    Conflicting, Mlflow, MlflowClient, MlflowError, MlflowSettings, RegisterError, Registrar, Registrations, Status, Tagger, TaggerConfig,
+    mlflow::TagError, note_step,
+};
 use hokusai_testbed::{Process, eventually, free_port};
 use serde_json::{Value, json};
 
@@ -95,6 +99,19 @@ impl Server {
         run["run"]["info"]["run_id"].as_str().unwrap().to_owned()
     }
 
+    /// A run that logged this metric.
+    async fn measured_run(&self, metric: &str, value: impl serde::Serialize) -> String {
+        let run = self.run().await;
+        self.post("runs/log-metric", json!({ "run_id": run, "key": metric, "value": value, "timestamp": 1 })).await;
+        run
+    }
+
+    /// The tags of a version that we made.
+    async fn tags(&self, name: &str, version: &str) -> BTreeMap<String, String> {
+        let tags = self.client().version(name, version).await.unwrap().tags;
+        tags.into_iter().filter(|tag| tag.key.starts_with("hokusai.")).map(|tag| (tag.key, tag.value)).collect()
+    }
+
     async fn versions(&self, run_id: &str) -> usize {
         self.client().versions_of_run(run_id).await.unwrap().len()
     }
@@ -112,6 +129,9 @@ async fn mlflow_resolves_and_numbers() {
     logged_models_are_resolved(&server).await;
     what_mlflow_does_not_know_is_refused(&server).await;
     requests_at_once_make_one_version(&server).await;
+    values_are_read_from_runs(&server).await;
+    a_baseline_is_read_from_a_champion(&server).await;
+    versions_are_tagged_until_it_is_done(&mut server).await;
     an_outage_and_a_lost_answer_converge(&mut server).await;
 }
 
@@ -195,6 +215,100 @@ async fn requests_at_once_make_one_version(server: &Server) {
     assert_eq!((server.versions(&run).await, home.count("registrations").await), (1, 4));
 }
 
+async fn values_are_read_from_runs(server: &Server) {
+    let home = Home::sqlite().await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    let run = server.measured_run("reply_rate", 0.823_456).await;
+    let change = |change: Value| {
+        let mut body = json!({ "model_name": "measured", "model_uri": format!("runs:/{run}/model"), "current_value": null });
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        body
+    };
+    let refused = async |body: Value| match register(&registrar, body).await.unwrap_err() {
+        RegisterError::Invalid(invalid) => format!("{invalid}"),
+        other => panic!("{other}"),
+    };
+    let unlike = refused(change(json!({ "current_value": 0.79 }))).await;
+    assert_eq!(unlike, format!("current_value: is 0.79, but the run {run} logged 0.823456"));
+    let unmeasured = refused(change(json!({ "metric_name": "accuracy" }))).await;
+    assert_eq!(unmeasured, format!("current_value: is missing, and the run {run} logged no metric \"accuracy\"; it logged reply_rate"));
+    let nan = server.measured_run("reply_rate", "NaN").await;
+    assert!(refused(change(json!({ "model_uri": format!("runs:/{nan}/model") }))).await.contains("must be a finite number"));
+    // Nothing of that made a version.
+    assert_eq!(server.versions(&run).await, 0);
+
+    let first = register(&registrar, change(json!({}))).await.unwrap();
+    let stored = Registrations::new(home.db.clone()).get(&first.registration_id).await.unwrap().unwrap();
+    assert_eq!((stored.document.current_value, stored.document.in_mlflow), (0.823_456, true));
+    // What was read and what is stated are the same content; what MLflow logs later changes nothing.
+    server.post("runs/log-metric", json!({ "run_id": run, "key": "reply_rate", "value": 0.9, "timestamp": 2 })).await;
+    assert!(register(&registrar, change(json!({ "current_value": 0.823_456 }))).await.unwrap().replayed);
+    assert!(register(&registrar, change(json!({}))).await.unwrap().replayed);
+}
+
+async fn a_baseline_is_read_from_a_champion(server: &Server) {
+    let home = Home::sqlite().await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    let weak = server.measured_run("reply_rate", 0.7).await;
+    let better = server.measured_run("reply_rate", 0.8).await;
+    let named = |run: &str, token: &str, baseline: &str| {
+        json!({ "model_name": "contest", "token_id": token, "model_uri": format!("runs:/{run}/model"), "current_value": null,
+            "baseline_value": null, "baseline": baseline })
+    };
+    let unknown = register(&registrar, named(&weak, "t", "models:/contest@champion")).await.unwrap_err();
+    assert!(matches!(&unknown, RegisterError::Invalid(invalid) if invalid.field == "baseline"), "{unknown}");
+    let first = register(&registrar, named(&weak, "t", &format!("runs:/{weak}"))).await.unwrap();
+    assert_eq!(first.improvement_percentage, Some(0.0));
+    let promote = async |version: &str| {
+        server.post("registered-models/alias", json!({ "name": "contest", "alias": "champion", "version": version })).await
+    };
+    promote(&first.model_version).await;
+    let second = register(&registrar, named(&better, "t", "models:/contest@champion")).await.unwrap();
+    assert_eq!(second.improvement_percentage, Some(14.29));
+    // The better one becomes the champion; asking again compares it with what it was compared with.
+    promote(&second.model_version).await;
+    assert_eq!(
+        register(&registrar, named(&better, "t", "models:/contest@champion")).await.unwrap(),
+        hokusai_registry::Receipt { replayed: true, ..second }
+    );
+    let below = register(&registrar, named(&weak, "u", "models:/contest@champion")).await.unwrap();
+    assert_eq!((below.status, below.improvement_percentage), (Status::Rejected, Some(-12.5)));
+}
+
+async fn versions_are_tagged_until_it_is_done(server: &mut Server) {
+    let home = Home::sqlite().await;
+    home.accept("elsewhere").await;
+    let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
+    let run = server.run().await;
+    let receipt = register(&registrar, json!({ "model_name": "shown", "model_uri": format!("runs:/{run}/model") })).await.unwrap();
+    let tagger = || Tagger::new(home.db.clone(), server.client(), TaggerConfig::default());
+    let mut first = tagger();
+    assert_eq!((first.pass().await.unwrap(), first.pass().await.unwrap(), tagger().pass().await.unwrap()), (1, 0, 0));
+    let shown = server.tags("shown", "1").await;
+    let shown: Vec<&str> = ["registration", "token", "verdict", "status"].map(|key| shown[&format!("hokusai.{key}")].as_str()).to_vec();
+    assert_eq!(shown, [receipt.registration_id.as_str(), "msg-ai", "accepted", "queued"]);
+
+    // It moves on while MLflow is away; whoever tags then, does it when MLflow is back.
+    server.process.kill();
+    let message_id = receipt.message_id.unwrap();
+    let mut tx = home.db.write().await.unwrap();
+    note_step(&mut tx, &message_id, Some(Status::Deploying), "planned", &json!({})).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(matches!(first.pass().await, Err(TagError::Mlflow(MlflowError::Unavailable { .. }))));
+    drop(first);
+    server.restart().await;
+    let mut second = Tagger::new(home.db.clone(), server.client(), TaggerConfig::default());
+    assert_eq!(second.pass().await.unwrap(), 1);
+    assert_eq!(server.tags("shown", "1").await["hokusai.status"], "deploying");
+    // A version that MLflow has no more is given up, and nothing else waits for it.
+    let delete = server.http.delete(format!("{}/api/2.0/mlflow/model-versions/delete", server.url()));
+    assert!(delete.json(&json!({ "name": "shown", "version": "1" })).send().await.unwrap().status().is_success());
+    let mut tx = home.db.write().await.unwrap();
+    note_step(&mut tx, &message_id, Some(Status::Refused), "refused", &json!({})).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((second.pass().await.unwrap(), second.pass().await.unwrap()), (1, 0));
+}
+
 async fn an_outage_and_a_lost_answer_converge(server: &mut Server) {
     let home = Home::sqlite().await;
     let (registrar, _running) = home.with_mlflow(Mlflow::new(server.client()));
@@ -203,8 +317,7 @@ async fn an_outage_and_a_lost_answer_converge(server: &mut Server) {
     server.process.kill();
     let error = register(&registrar, change.clone()).await.unwrap_err();
     assert!(matches!(&error, RegisterError::Mlflow(error) if matches!(**error, MlflowError::Unavailable { .. })), "{error}");
-    // The intent is on record, and nothing else.
-    assert_eq!((home.count("intents").await, home.count("registrations").await), (1, 0));
+    assert_eq!((home.count("intents").await, home.count("registrations").await), (0, 0));
     server.restart().await;
     // A process that died after MLflow made the version and before anything was committed.
     server.client().ensure_model("late").await.unwrap();
@@ -229,5 +342,5 @@ fn secrets_are_not_shown() {
     let shown = format!("{settings:?} {client:?} {:?} {with_password:?} {refused}", Mlflow::new(client.clone()));
     assert!(!shown.contains("hush"), "{shown}");
     let file = MlflowSettings::new("file:///srv/mlruns".parse().unwrap());
-    assert!(matches!(MlflowClient::new(file), Err(MlflowError::Settings(_))));
+    assert!(matches!(MlflowClient::new(file), Err(MlflowError::Settings { .. })));
 }

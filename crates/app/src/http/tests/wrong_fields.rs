@@ -131,8 +131,7 @@ async fn baseline_value() {
         values("baseline_value", &["null", "\"0.1\"", "true", "[0.1]", "NaN", "Infinity", "-Infinity", "1e999", "-1e999", "0x10", "01"])
             .await;
     insta::assert_snapshot!(values, @r#"
-    missing → 422 baseline_value: is missing
-    null → 422 baseline_value: must not be null
+    null → 422 baseline_value: is missing; give it, or name the model to compare with as `baseline`
     "0.1" → 422 baseline_value: must be a number, is the text "0.1": write it without quotes
     true → 422 baseline_value: must be a number, is true or false
     [0.1] → 422 baseline_value: must be a number, is an array
@@ -150,8 +149,7 @@ async fn baseline_value() {
 async fn current_value() {
     let values = values("current_value", &["null", "\"high\"", "{}", "NaN", "1e999"]).await;
     insta::assert_snapshot!(values, @r#"
-    missing → 422 current_value: is missing
-    null → 422 current_value: must not be null
+    null → 422 current_value: is missing, and there is no MLflow to read it from (MLFLOW_TRACKING_URI)
     "high" → 422 current_value: must be a number, is text
     {} → 422 current_value: must be a number, is an object
     NaN → 400 current_value: is NaN, which is not JSON; numbers must be finite
@@ -260,10 +258,10 @@ async fn the_body_as_a_whole() {
     half of it → 400 model_uri: is not JSON: EOF while parsing a string at line 1 column 40
     an array → 422 : must be a JSON object, is an array
     null → 422 : must be a JSON object, is null
-    an empty object → 422 model_uri: is missing | model_name: is missing | token_id: is missing | metric_name: is missing | baseline_value: is missing | current_value: is missing
+    an empty object → 422 model_uri: is missing | model_name: is missing | token_id: is missing | metric_name: is missing
     not UTF-8 → 400 model_name: is not UTF-8 at byte 16 of the message
     deeply nested → 422 tags[0][0][0][0][0][0][0]…: nests more than 100 levels deep
-    an unknown field → 422 currentvalue: is not a field of a registration; the fields are model_uri, model_name, token_id, metric_name, baseline_value, current_value, metric_direction, contributor_address, experiment_name, tags, mlflow_run_id, performance_data
+    an unknown field → 422 currentvalue: is not a field of a registration; the fields are model_uri, model_name, token_id, metric_name, baseline_value, baseline, current_value, metric_direction, contributor_address, experiment_name, tags, mlflow_run_id, performance_data
     a field twice → 422 token_id: appears twice in the same object
     "#);
 }
