@@ -12,9 +12,9 @@ use tokio::net::TcpListener;
 
 use crate::{
     assembly,
-    config::{MlflowConfig, QueueConfig},
+    config::{self, Env, MlflowConfig, QueueConfig},
     http::{self, Api, Carrier, ChainCheck},
-    server::Server,
+    server::{MlflowParts, Server},
     tasks::Tasks,
 };
 
@@ -39,6 +39,7 @@ pub(crate) fn assemble(
         },
         relay: Some(server.relay.clone()),
         chain,
+        mlflow: server.mlflow.clone(),
         version: http::Version { version: env!("CARGO_PKG_VERSION"), commit: option_env!("HOKUSAI_COMMIT") },
     }
 }
@@ -47,6 +48,16 @@ pub(crate) fn assemble(
 pub(crate) fn start(tasks: &mut Tasks, listener: TcpListener, api: Api) {
     let shutdown = tasks.shutdown();
     tasks.start("HTTP", async move { Ok(http::serve(listener, http::router(api), shutdown).await?) });
+}
+
+/// MLflow as the environment names it, with what is done for its users.
+pub(crate) fn mlflow_parts(env: &Env<'_>) -> anyhow::Result<Option<MlflowParts>> {
+    let Some(config) = config::mlflow(env)? else { return Ok(None) };
+    Ok(Some(MlflowParts {
+        mlflow: mlflow_client(config)?,
+        webhook_secret: config::webhook_secret(env)?,
+        sweep: config::mlflow_sweep(env)?,
+    }))
 }
 
 /// A client of the configured MLflow.

@@ -16,7 +16,7 @@ use crate::{
     assembly::Assembly,
     chain_check::RegistryOnChain,
     cli::print_line,
-    config::{Env, ServerConfig, data_dir, mlflow},
+    config::{Env, ServerConfig, data_dir},
     roles, rpc_server,
     server::{self, Server, ServerParts},
     tasks::Tasks,
@@ -36,7 +36,7 @@ pub(crate) async fn run(env: &Env<'static>) -> anyhow::Result<()> {
     anyhow::ensure!(listen.rpc_listen.ip().is_loopback(), "HOKUSAI_RPC_LISTEN: the keys of this chain are public; listen on 127.0.0.1");
     let dir = data_dir(env)?;
     let _lock = lock(&dir)?;
-    let mlflow = mlflow(env)?.map(api::mlflow_client).transpose()?;
+    let mlflow = api::mlflow_parts(env)?;
     let http = rpc_server::bind(listen.listen, "HOKUSAI_LISTEN").await?;
     let rpc = rpc_server::bind(listen.rpc_listen, "HOKUSAI_RPC_LISTEN").await?;
 
@@ -66,7 +66,7 @@ pub(crate) async fn start_pipeline(
     tasks: &mut Tasks,
     assembly: &Assembly,
     chain: Arc<EmbeddedChain>,
-    mlflow: Option<hokusai_registry::mlflow::Mlflow>,
+    mlflow: Option<server::MlflowParts>,
 ) -> anyhow::Result<Pipeline> {
     let node = Node::over(alloy::rpc::client::RpcClient::new(EmbeddedTransport::new(chain), true));
     let signer: Arc<dyn Signer> = Arc::new(LocalSigner::from_hex(DEV_KEYS[0])?);

@@ -16,7 +16,7 @@ use crate::{
     api,
     assembly::Assembly,
     chain_check::RegistryOnChain,
-    config::{ChainConfig, DeployerKey, Env, QueueConfig, ServerConfig, database_url, mlflow},
+    config::{ChainConfig, DeployerKey, Env, QueueConfig, ServerConfig, database_url},
     http::ChainCheck,
     rpc_server,
     server::{self, ServerParts},
@@ -33,7 +33,7 @@ const NODE_PAUSE: Duration = Duration::from_secs(3);
 pub(crate) async fn serve(env: &Env<'static>) -> anyhow::Result<()> {
     let listen = ServerConfig::read(env)?;
     listen.require_loopback()?;
-    let mlflow = mlflow(env)?.map(api::mlflow_client).transpose()?;
+    let mlflow = api::mlflow_parts(env)?;
     let assembly = Assembly::open(env).await?;
     let listener = rpc_server::bind(listen.listen, "HOKUSAI_LISTEN").await?;
     let chain = RegistryOnChain::configured(env)?.map(Arc::new);

@@ -16,15 +16,18 @@ use hokusai_registry::{
     relay::{Relay, RelayConfig, RelayStatus},
 };
 
-pub(crate) use self::upkeep::{start_reconciler, start_sweep};
-use crate::{assembly::Queues, config::QueueConfig, roles, tasks::Tasks};
+pub(crate) use self::{
+    mlflow::MlflowParts,
+    upkeep::{start_reconciler, start_sweep},
+};
+use crate::{assembly::Queues, config::QueueConfig, http::MlflowHook, roles, tasks::Tasks};
 
 /// What a server works with.
 pub(crate) struct ServerParts {
     pub(crate) db: Database,
     pub(crate) queues: Queues,
     pub(crate) config: QueueConfig,
-    pub(crate) mlflow: Option<hokusai_registry::mlflow::Mlflow>,
+    pub(crate) mlflow: Option<MlflowParts>,
 }
 
 /// What others in the process use of a running server.
@@ -32,6 +35,7 @@ pub(crate) struct Server {
     pub(crate) registrar: Registrar,
     pub(crate) relay: RelayStatus,
     pub(crate) nudge: Nudge,
+    pub(crate) mlflow: Option<MlflowHook>,
 }
 
 /// Subscribes the queues and starts everything but HTTP.
@@ -41,10 +45,9 @@ pub(crate) async fn start(tasks: &mut Tasks, parts: ServerParts) -> anyhow::Resu
     let shutdown = tasks.shutdown();
     let nudge = Nudge::new();
 
-    if let Some(mlflow) = &mlflow {
-        mlflow::start_tagger(tasks, db.clone(), mlflow.client().clone());
-    }
-    let options = RegistrarOptions { max_retries: config.max_retries, nudge: nudge.clone(), mlflow, ..RegistrarOptions::default() };
+    let numbering = mlflow.as_ref().map(|parts| parts.mlflow.clone());
+    let options =
+        RegistrarOptions { max_retries: config.max_retries, nudge: nudge.clone(), mlflow: numbering, ..RegistrarOptions::default() };
     let (registrar, committer) = registrar(db.clone(), options);
     tasks.start("committer", {
         let shutdown = shutdown.clone();
@@ -72,7 +75,8 @@ pub(crate) async fn start(tasks: &mut Tasks, parts: ServerParts) -> anyhow::Resu
             Ok(())
         }
     });
-    Ok(Server { registrar, relay, nudge })
+    let mlflow = mlflow.map(|parts| mlflow::start(tasks, &db, &registrar, parts));
+    Ok(Server { registrar, relay, nudge, mlflow })
 }
 
 /// Starts the relay of `db`'s outbox.

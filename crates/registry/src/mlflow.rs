@@ -7,11 +7,13 @@
 //!
 //! Values that a request leaves out are read from runs (`metric`). If the version is registered for the token already, they
 //! are those of that registration: an alias that has moved since does not make the same request another one.
-//! [`Tagger`] shows in MLflow what became of each version.
+//! [`Tagger`] shows in MLflow what became of each version; [`Intake`] registers versions whose tags ask for it.
 
 mod client;
+mod intake;
 mod metric;
 mod tagger;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -23,7 +25,9 @@ use tokio::sync::Mutex;
 use self::client::Run;
 pub use self::{
     client::{MlflowClient, MlflowError, MlflowSettings, MlflowTls, ModelVersion, Tag},
+    intake::{Attended, Intake},
     tagger::{TagError, Tagger, TaggerConfig},
+    webhook::{Connected, Forged, Headers, HookData, HookEvent, WINDOW, is_known, remember, verify},
 };
 use crate::{
     model_uri::ModelUri,

@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 mod anvil;
+mod mlflow;
 mod postgres;
 mod process;
 mod proxy;
@@ -16,6 +17,7 @@ use std::{
 };
 
 pub use anvil::{ANVIL_KEYS, Anvil};
+pub use mlflow::Mlflow;
 pub use postgres::Postgres;
 pub use process::Process;
 pub use proxy::Proxy;

@@ -7,6 +7,7 @@ mod contracts;
 mod deployment;
 mod dlq;
 mod message;
+mod mlflow;
 mod output;
 mod publish;
 mod queue;
@@ -66,6 +67,9 @@ enum Command {
     /// Check messages, show examples and schemas
     #[command(subcommand)]
     Message(message::MessageCommand),
+    /// Connect an MLflow to a hokusai server
+    #[command(subcommand)]
+    Mlflow(mlflow::MlflowCommand),
     /// Put the token registry on a chain
     #[command(subcommand)]
     Contracts(contracts::ContractsCommand),
@@ -133,6 +137,7 @@ impl Cli {
             Command::Subscription(command) => subscription::run(command, env).await.map(done),
             Command::Deployment(command) => deployment::run(command, env).await.map(done),
             Command::Message(command) => message::run(command),
+            Command::Mlflow(command) => mlflow::run(command, env).await,
             Command::Contracts(command) => contracts::run(command, env).await.map(done),
             Command::Config(args) => config::run(&args, env).map(done),
             Command::Migrate => roles::migrate(env).await.map(done),

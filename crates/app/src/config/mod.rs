@@ -16,7 +16,7 @@ pub(crate) use chain::{ChainConfig, DeployerKey};
 pub(crate) use env::{ConfigError, Env, Secret};
 pub(crate) use queue::{DEFAULT_QUEUE, QueueBackend, QueueConfig, RedisAddress, RedisConfig, operator};
 pub(crate) use server::{LogFormat, ServerConfig, log_format, log_level, remote_api};
-pub(crate) use storage::{MlflowConfig, data_dir, database_url, mlflow};
+pub(crate) use storage::{MlflowConfig, data_dir, database_url, mlflow, mlflow_sweep, webhook_secret};
 pub(crate) use variables::{VARIABLES, document};
 
 #[cfg(test)]

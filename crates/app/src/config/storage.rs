@@ -63,3 +63,20 @@ pub(crate) fn mlflow(env: &Env<'_>) -> Result<Option<MlflowConfig>, ConfigError>
         client_certificate: env.text("MLFLOW_TRACKING_CLIENT_CERT_PATH").map(PathBuf::from),
     }))
 }
+
+/// What MLflow's webhooks are signed with, if they are received.
+pub(crate) fn webhook_secret(env: &Env<'_>) -> Result<Option<Secret>, ConfigError> {
+    const NAME: &str = "HOKUSAI_MLFLOW_WEBHOOK_SECRET";
+    match env.secret(NAME) {
+        Some(secret) if secret.reveal().chars().count() < 16 => {
+            Err(wrong(NAME, "must have at least 16 characters; `openssl rand -hex 32` makes one"))
+        }
+        secret => Ok(secret),
+    }
+}
+
+/// The time between two sweeps for tagged model versions; `None` for no sweeps.
+pub(crate) fn mlflow_sweep(env: &Env<'_>) -> Result<Option<Duration>, ConfigError> {
+    let interval = env.seconds("HOKUSAI_MLFLOW_SWEEP", Duration::from_secs(60))?;
+    Ok(Some(interval).filter(|interval| !interval.is_zero()))
+}

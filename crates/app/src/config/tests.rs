@@ -90,7 +90,7 @@ fn every_variable_of_the_table_is_read() {
         let _ = ChainConfig::read(&env);
         let _ = ChainConfig::deployer_key(&env);
         let _ = (data_dir(&env), mlflow(&env), remote_api(&env), ServerConfig::read(&env), log_format(&env, true), log_level(&env));
-        let _ = (operator(&env), env.text("DATABASE_URL"));
+        let _ = (operator(&env), env.text("DATABASE_URL"), mlflow_sweep(&env), webhook_secret(&env));
     };
     probe(&[]);
     probe(&[("HOKUSAI_DEPLOYER_KEYSTORE", "f")]);

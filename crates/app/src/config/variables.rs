@@ -189,6 +189,17 @@ pub(crate) const VARIABLES: &[Variable] = &[
     open(Mlflow, "MLFLOW_TRACKING_SERVER_CERT_PATH", "", "A PEM file with the authorities to trust for MLflow instead of the public ones."),
     open(Mlflow, "MLFLOW_TRACKING_CLIENT_CERT_PATH", "", "A PEM file with our certificate for MLflow and its key."),
     open(Mlflow, "MLFLOW_TRACKING_AWS_SIGV4", "", "Not supported; `true` is an error rather than a request that MLflow refuses."),
+    secret(
+        Mlflow,
+        "HOKUSAI_MLFLOW_WEBHOOK_SECRET",
+        "Signs MLflow's webhooks to `POST /integrations/mlflow`, at least 16 characters; `hokusai mlflow connect` gives it to MLflow.",
+    ),
+    open(
+        Mlflow,
+        "HOKUSAI_MLFLOW_SWEEP",
+        "`60`",
+        "Seconds between two searches for tagged model versions whose webhook never came; `0` for none.",
+    ),
     open(Server, "HOKUSAI_LISTEN", "`127.0.0.1:8001`", "Where `serve` and `dev` answer HTTP."),
     open(Server, "HOKUSAI_RPC_LISTEN", "`127.0.0.1:8545`", "Where `dev` answers JSON-RPC for its chain."),
     address(Server, "HOKUSAI_API_URL", "", "A hokusai server: `register`, `registration` and Python work through it and need no database."),

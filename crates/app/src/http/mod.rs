@@ -16,6 +16,7 @@ mod events;
 mod frame;
 mod health;
 mod history;
+mod mlflow;
 mod problem;
 mod queues;
 mod register;
@@ -38,6 +39,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(crate) use about::Version;
 pub(crate) use deployed::{ChainCheck, Claim, Denial, OnChain};
+pub(crate) use mlflow::MlflowHook;
 pub(crate) use serve::serve;
 
 /// How long a request may take before it is answered without a result.
@@ -55,6 +57,8 @@ pub(crate) struct Api {
     pub(crate) relay: Option<RelayStatus>,
     /// Looks claims of foreign deployers up on the chain; without a chain there is none.
     pub(crate) chain: Option<Arc<dyn ChainCheck>>,
+    /// Receives MLflow's webhooks, if this server works with an MLflow.
+    pub(crate) mlflow: Option<MlflowHook>,
     pub(crate) version: Version,
 }
 
@@ -121,6 +125,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(registrations::show))
         .routes(routes!(deployed::report))
         .routes(routes!(registrations::token))
+        .routes(routes!(mlflow::receive))
         .routes(routes!(queues::list))
         .routes(routes!(queues::messages))
         .routes(routes!(queues::redrive))

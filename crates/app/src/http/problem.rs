@@ -22,6 +22,7 @@ pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
 pub(crate) enum Kind {
     Unreadable,
     BadParameter,
+    Forged,
     Unknown,
     NoSuchRoute,
     MethodNotAllowed,
@@ -45,6 +46,7 @@ impl Kind {
         match self {
             Self::Unreadable => ("unreadable", StatusCode::BAD_REQUEST, "The request body cannot be read"),
             Self::BadParameter => ("bad-parameter", StatusCode::BAD_REQUEST, "A parameter or header is not acceptable"),
+            Self::Forged => ("forged", StatusCode::UNAUTHORIZED, "The signature is not believed"),
             Self::Unknown => ("unknown", StatusCode::NOT_FOUND, "There is nothing by that name"),
             Self::NoSuchRoute => ("no-such-route", StatusCode::NOT_FOUND, "There is no such address"),
             Self::MethodNotAllowed => ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The address does not answer this method"),

@@ -87,6 +87,7 @@ impl Server {
             database,
             relay: None,
             chain: None,
+            mlflow: None,
             version: Version { version: "1.2.3", commit: None },
         };
         api.subscriptions.ensure_default(QUEUE).await.unwrap();

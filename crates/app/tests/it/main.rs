@@ -9,6 +9,7 @@ mod foreign;
 mod house;
 mod interop;
 mod message;
+mod mlflow;
 mod outages;
 mod program;
 mod registration;

@@ -8,10 +8,10 @@ use std::{
 
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use url::Url;
 
-/// Versions asked for at once.
+/// What a search answers at once.
 const PAGE: &str = "1000";
 /// How long to wait before asking again after a transient answer; then it is for the caller to say.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
@@ -183,13 +183,6 @@ struct VersionAnswer {
     model_version: ModelVersion,
 }
 
-#[derive(Deserialize)]
-struct VersionsAnswer {
-    #[serde(default)]
-    model_versions: Vec<ModelVersion>,
-    next_page_token: Option<String>,
-}
-
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Refusal {
@@ -199,14 +192,14 @@ struct Refusal {
 
 /// One call: what it is for, and what it asks after, for its errors.
 #[derive(Clone)]
-struct Call<'a> {
-    method: Method,
-    path: &'a str,
-    query: &'a [(&'a str, &'a str)],
-    body: Option<Value>,
-    doing: String,
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) query: &'a [(&'a str, &'a str)],
+    pub(super) body: Option<Value>,
+    pub(super) doing: String,
     /// Whether doing it twice is the same as once.
-    repeatable: bool,
+    pub(super) repeatable: bool,
 }
 
 impl MlflowClient {
@@ -268,22 +261,29 @@ impl MlflowClient {
     ///
     /// As MLflow says.
     pub async fn versions_of_run(&self, run_id: &str) -> Result<Vec<ModelVersion>, MlflowError> {
-        let doing = format!("search the versions of run {run_id:?}");
         if run_id.contains('\'') {
             let message = "a run id never contains an apostrophe".to_owned();
             return Err(MlflowError::NotFound { address: self.address(), what: format!("run {run_id:?}"), message });
         }
-        let filter = format!("run_id='{run_id}'");
-        let (mut versions, mut token) = (Vec::new(), String::new());
+        self.search("model-versions/search", "model_versions", &format!("run_id='{run_id}'")).await
+    }
+
+    /// Everything that a search finds, page by page.
+    pub(super) async fn search<T: DeserializeOwned>(&self, path: &str, list: &str, filter: &str) -> Result<Vec<T>, MlflowError> {
+        let doing = format!("search {list} where {filter}");
+        let (mut found, mut token) = (Vec::new(), String::new());
         loop {
-            let query = [("filter", filter.as_str()), ("max_results", PAGE), ("page_token", token.as_str())];
+            let query = [("filter", filter), ("max_results", PAGE), ("page_token", token.as_str())];
             // An empty page token is refused.
             let query = if token.is_empty() { &query[..2] } else { &query[..] };
-            let mut answer: VersionsAnswer = self.get("model-versions/search", query, doing.clone()).await?;
-            versions.append(&mut answer.model_versions);
-            match answer.next_page_token.filter(|token| !token.is_empty()) {
-                Some(next) => token = next,
-                None => return Ok(versions),
+            let mut answer: Map<String, Value> = self.get(path, query, doing.clone()).await?;
+            if let Some(page) = answer.remove(list) {
+                let page: Vec<T> = serde_json::from_value(page).map_err(|error| self.unexpected(doing.clone(), error.to_string()))?;
+                found.extend(page);
+            }
+            match answer.get("next_page_token").and_then(Value::as_str).filter(|token| !token.is_empty()) {
+                Some(next) => token = next.to_owned(),
+                None => return Ok(found),
             }
         }
     }
@@ -387,7 +387,7 @@ impl MlflowClient {
         self.get(&format!("logged-models/{model_id}"), &[], format!("look up logged model {model_id:?}")).await
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)], doing: String) -> Result<T, MlflowError> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)], doing: String) -> Result<T, MlflowError> {
         self.call(Call { method: Method::GET, path, query, body: None, doing, repeatable: true }).await
     }
 
@@ -397,7 +397,7 @@ impl MlflowClient {
     }
 
     /// Calls, and calls again after an answer that may be another one next time.
-    async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, MlflowError> {
+    pub(super) async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, MlflowError> {
         let mut pauses = PAUSES.iter();
         loop {
             let started = Instant::now();
@@ -452,13 +452,13 @@ impl MlflowClient {
         MlflowError::Unavailable { address: self.address(), source: source.into() }
     }
 
-    fn unexpected(&self, doing: String, problem: String) -> MlflowError {
+    pub(super) fn unexpected(&self, doing: String, problem: String) -> MlflowError {
         MlflowError::Unexpected { address: self.address(), doing, problem }
     }
 }
 
 impl<'a> Call<'a> {
-    fn repeatable(path: &'a str, body: Value, doing: String) -> Self {
+    pub(super) fn repeatable(path: &'a str, body: Value, doing: String) -> Self {
         Self { method: Method::POST, path, query: &[], body: Some(body), doing, repeatable: true }
     }
 }

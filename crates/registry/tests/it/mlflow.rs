@@ -1,86 +1,32 @@
 //! Registering with a real MLflow server, one for the whole test.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
 use hokusai_registry::{
     Conflicting, Mlflow, MlflowClient, MlflowError, MlflowSettings, RegisterError, Registrar, Registrations, Status, Tagger, TaggerConfig,
     mlflow::TagError, note_step,
 };
-use hokusai_testbed::{Process, eventually, free_port};
 use serde_json::{Value, json};
 
 use crate::home::{Home, request};
 
-const INSTALL: &str =
-    "MLflow is not installed: run scripts/setup, or set HOKUSAI_TEST_MLFLOW to a virtual environment that has mlflow 3.17.2";
-
-/// An MLflow server, which can be killed and started again on the same data.
+/// An MLflow server, and what tests do there.
 struct Server {
-    process: Process,
-    port: u16,
-    dir: tempfile::TempDir,
+    process: hokusai_testbed::Mlflow,
     http: reqwest::Client,
-}
-
-/// The virtual environment that has MLflow.
-fn environment() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let given = std::env::var_os("HOKUSAI_TEST_MLFLOW").map(PathBuf::from);
-    let environment = given.unwrap_or_else(|| root.join(".scratch/mlflow/venv"));
-    assert!(environment.join("bin/mlflow").exists(), "{}: {INSTALL}", environment.display());
-    environment
 }
 
 impl Server {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let process = Self::launch(dir.path(), port);
-        let server = Self { process, port, dir, http: reqwest::Client::new() };
-        server.ready().await;
-        server
-    }
-
-    /// What `mlflow server` starts, without its supervisor, so that killing the process kills the server.
-    fn launch(dir: &Path, port: u16) -> Process {
-        let here = dir.display();
-        let args = [
-            format!("_MLFLOW_SERVER_FILE_STORE=sqlite:///{here}/mlflow.db"),
-            "_MLFLOW_SERVER_ARTIFACT_ROOT=mlflow-artifacts:/".into(),
-            "_MLFLOW_SERVER_SERVE_ARTIFACTS=true".into(),
-            format!("_MLFLOW_SERVER_ARTIFACT_DESTINATION={here}/artifacts"),
-            "_MLFLOW_SGI_NAME=uvicorn".into(),
-            environment().join("bin/python").display().to_string(),
-            "-m".into(),
-            "uvicorn".into(),
-            "mlflow.server.fastapi_app:app".into(),
-            format!("--port={port}"),
-            "--workers=1".into(),
-        ];
-        Process::start(Path::new("/usr/bin/env"), &args, None, &dir.join("mlflow.log"), INSTALL)
+        Self { process: hokusai_testbed::Mlflow::start().await, http: reqwest::Client::new() }
     }
 
     async fn restart(&mut self) {
-        self.process.kill();
-        self.process = Self::launch(self.dir.path(), self.port);
-        self.ready().await;
-    }
-
-    async fn ready(&self) {
-        let health = format!("{}/health", self.url());
-        eventually("MLflow answers", Duration::from_secs(90), async || {
-            let answer = self.http.get(&health).send().await.ok()?;
-            answer.status().is_success().then_some(())
-        })
-        .await;
+        self.process.restart().await;
     }
 
     fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.process.url()
     }
 
     fn client(&self) -> MlflowClient {

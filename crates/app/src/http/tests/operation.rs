@@ -287,6 +287,7 @@ async fn the_openapi_document_lists_every_route() {
     post /api/v1/registrations/{id}/deployed
     get /api/v1/tokens/{symbol}
     get /health
+    post /integrations/mlflow
     get /live
     get /openapi.json
     get /ready
