@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::Address;
 use anyhow::Context as _;
-use hokusai_deploy::{ChainFacts, HttpOptions, LocalSigner, Node, SenderConfig, Signer, Unfitting, check_chain};
+use hokusai_deploy::{BadKmsKey, ChainFacts, HttpOptions, KmsSigner, LocalSigner, Node, SenderConfig, Signer, Unfitting, check_chain};
 use hokusai_queue::{
     ConsumerConfig, LeaseTerms, Queue,
     reaper::{self, ReaperConfig},
@@ -56,7 +56,7 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     let missing = ChainConfig::missing_for_worker(env);
     anyhow::ensure!(missing.is_empty(), missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     let config = ChainConfig::read(env)?;
-    let signer = signer(env)?;
+    let signer = signer(env).await?;
     let registry = parse_registry(&config.registry)?;
     let node = Node::http(&config.providers, &HttpOptions::default()).context("WEB3_PROVIDER_URL")?;
     let assembly = Assembly::open(env).await?;
@@ -101,14 +101,34 @@ pub(crate) async fn migrate(env: &Env<'_>) -> anyhow::Result<()> {
     crate::cli::print_line(&format!("the tables of {} are up to date", db.display_url()))
 }
 
-/// The deployer's key as a signer.
-pub(crate) fn signer(env: &Env<'_>) -> anyhow::Result<Arc<dyn Signer>> {
-    Ok(Arc::new(match ChainConfig::deployer_key(env)? {
+/// The deployer's key as a signer, with the address that is pinned.
+pub(crate) async fn signer(env: &Env<'_>) -> anyhow::Result<Arc<dyn Signer>> {
+    let pinned = ChainConfig::deployer_address(env)?;
+    let signer = match ChainConfig::deployer_key(env)? {
         DeployerKey::Plain(key) => LocalSigner::from_hex(key.reveal()).context("DEPLOYER_PRIVATE_KEY")?,
         DeployerKey::Keystore { path, password } => {
             LocalSigner::from_keystore(&path, password.reveal()).context("HOKUSAI_DEPLOYER_KEYSTORE")?
         }
-    }))
+        DeployerKey::Kms { key_id } => return Ok(Arc::new(kms_signer(&key_id, pinned).await?)),
+    };
+    let address = signer.address();
+    if let Some(pinned) = pinned.filter(|pinned| *pinned != address) {
+        anyhow::bail!("HOKUSAI_DEPLOYER_ADDRESS pins {pinned}, but the deployer's key has the address {address}");
+    }
+    Ok(Arc::new(signer))
+}
+
+/// A key in KMS. The SDK itself reads the standard variables of AWS, and asks the instance or pod for credentials.
+async fn kms_signer(key_id: &str, pinned: Option<Address>) -> anyhow::Result<KmsSigner> {
+    let aws = aws_config::defaults(aws_config::BehaviorVersion::latest()).load().await;
+    KmsSigner::open(&aws, key_id, pinned).await.map_err(|error| match error {
+        BadKmsKey::Unpinned { key_id, address } => {
+            anyhow::anyhow!(
+                "HOKUSAI_DEPLOYER_ADDRESS: is not set; the key {key_id} has the address {address}: if that is the deployer's, set it"
+            )
+        }
+        other => anyhow::Error::new(other).context("HOKUSAI_DEPLOYER_KMS_KEY_ID"),
+    })
 }
 
 /// `HOKUSAI_REGISTRY_ADDRESS`, checked as any other address.

@@ -34,4 +34,4 @@ pub use ledger::{Asked, Deployment, Deployments, Filter, Ledger, MIGRATIONS, Wis
 pub use rpc::{At, Head, HttpOptions, Node, Receipt, Unusable};
 pub use rpc_error::RpcError;
 pub use sender::{FeePolicy, Sender, SenderConfig, SenderStatus};
-pub use signer::{BadKey, BadKeystore, LocalSigner, SignError, Signer};
+pub use signer::{BadKey, BadKeystore, BadKmsKey, KmsSigner, LocalSigner, SignError, Signer};

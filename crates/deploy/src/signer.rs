@@ -2,6 +2,9 @@
 //!
 //! [`Signer`] asks for no more than a signature over a hash, which a key service can give without showing the key.
 //! [`LocalSigner`] holds a key in memory; it is wiped when dropped and never printed, and no error repeats what was given.
+//! [`KmsSigner`] holds none.
+
+mod kms;
 
 use std::{
     fmt,
@@ -16,6 +19,8 @@ use alloy::{
 };
 use async_trait::async_trait;
 use zeroize::Zeroizing;
+
+pub use self::kms::{BadKmsKey, KmsSigner};
 
 /// The account that deploys.
 #[async_trait]

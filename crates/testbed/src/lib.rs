@@ -1,10 +1,11 @@
 //! Starts the real services that hokusai's tests run against, each on a free port of the loopback interface.
 //!
-//! Nothing here imitates a service: a missing program is a panic that says what to install (`scripts/setup` installs them
-//! all). Every process is killed when its handle is dropped, and by the kernel if the test process dies first.
+//! Nothing here imitates a service (but for [`Kms`], which nobody can install): a missing program is a panic that says what to
+//! install (`scripts/setup` installs them all). Every process is killed when its handle is dropped, and by the kernel if the test process dies first.
 #![warn(missing_docs)]
 
 mod anvil;
+mod kms;
 mod mlflow;
 mod postgres;
 mod process;
@@ -17,6 +18,7 @@ use std::{
 };
 
 pub use anvil::{ANVIL_KEYS, Anvil};
+pub use kms::{Kms, Mood};
 pub use mlflow::Mlflow;
 pub use postgres::Postgres;
 pub use process::Process;

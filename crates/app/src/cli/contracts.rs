@@ -60,7 +60,7 @@ struct RegistryRequest {
 async fn deploy(request: &RegistryRequest, format: Format, env: &Env<'_>) -> anyhow::Result<()> {
     let RegistryRequest { owner, controller, patience } = *request;
     let providers = ChainConfig::providers(env)?;
-    let signer = roles::signer(env)?;
+    let signer = roles::signer(env).await?;
     let node = Node::http(&providers, &HttpOptions::default()).context("WEB3_PROVIDER_URL")?;
     let facts = check_node(&node, ChainConfig::chain_id(env)?, ChainConfig::finality(env)?).await?;
     let plan = RegistryPlan {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use alloy::primitives::{U256, utils::parse_ether};
+use alloy::primitives::{Address, U256, utils::parse_ether};
 use hokusai_deploy::{BadFinality, Finality};
 use url::Url;
 
@@ -34,10 +34,16 @@ pub(crate) enum DeployerKey {
     Plain(Secret),
     /// An encrypted file and its password.
     Keystore { path: PathBuf, password: Secret },
+    /// In AWS KMS, by its id, ARN or alias.
+    Kms { key_id: String },
 }
 
+/// The variables that can say where the key is.
+const KEYS: [&str; 3] = ["DEPLOYER_PRIVATE_KEY", "HOKUSAI_DEPLOYER_KEYSTORE", "HOKUSAI_DEPLOYER_KMS_KEY_ID"];
+
 const REGISTRY_NEEDED: &str = "name the token registry; `hokusai contracts deploy` makes one and prints its address";
-const KEY_NEEDED: &str = "give the private key of the deployer account, 32 bytes in hex, or name a HOKUSAI_DEPLOYER_KEYSTORE";
+const KEY_NEEDED: &str =
+    "give the private key of the deployer account, 32 bytes in hex, or name a HOKUSAI_DEPLOYER_KEYSTORE or a HOKUSAI_DEPLOYER_KMS_KEY_ID";
 const NEEDED: &str = "name the JSON-RPC address of an EVM node (only `demo` and `dev` bring a chain of their own)";
 
 impl ChainConfig {
@@ -60,8 +66,8 @@ impl ChainConfig {
     /// What a worker needs and does not find, all of it: who sets up a worker wants to know at once.
     pub(crate) fn missing_for_worker(env: &Env<'_>) -> Vec<ConfigError> {
         let needed = [("WEB3_PROVIDER_URL", NEEDED), ("DEPLOYER_PRIVATE_KEY", KEY_NEEDED), ("HOKUSAI_REGISTRY_ADDRESS", REGISTRY_NEEDED)];
-        let has_keystore = env.text("HOKUSAI_DEPLOYER_KEYSTORE").is_some();
-        let is_missing = |name| env.text(name).is_none() && !(has_keystore && name == "DEPLOYER_PRIVATE_KEY");
+        let has_key = KEYS.iter().any(|name| env.text(name).is_some());
+        let is_missing = |name| env.text(name).is_none() && !(has_key && name == "DEPLOYER_PRIVATE_KEY");
         needed.into_iter().filter(|(name, _)| is_missing(name)).map(|(name, why)| missing(name, why)).collect()
     }
 
@@ -78,19 +84,28 @@ impl ChainConfig {
     }
 
     pub(crate) fn deployer_key(env: &Env<'_>) -> Result<DeployerKey, ConfigError> {
-        match (env.secret("DEPLOYER_PRIVATE_KEY"), env.text("HOKUSAI_DEPLOYER_KEYSTORE")) {
-            (Some(_), Some(_)) => {
-                Err(wrong("HOKUSAI_DEPLOYER_KEYSTORE", "names a second key beside DEPLOYER_PRIVATE_KEY; unset one of them"))
-            }
-            (Some(key), None) => Ok(DeployerKey::Plain(key)),
-            (None, Some(path)) => {
-                let password = env.secret("HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD");
-                let password =
-                    password.ok_or_else(|| missing("HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD", "give the password of the keystore file"))?;
-                Ok(DeployerKey::Keystore { path: path.into(), password })
-            }
-            (None, None) => Err(missing("DEPLOYER_PRIVATE_KEY", KEY_NEEDED)),
+        let named: Vec<_> = KEYS.into_iter().filter(|name| env.text(name).is_some()).collect();
+        if let [first, second, ..] = named[..] {
+            return Err(wrong(second, format!("names a second key beside {first}; unset one of them")));
         }
+        if let Some(key_id) = env.text("HOKUSAI_DEPLOYER_KMS_KEY_ID") {
+            return Ok(DeployerKey::Kms { key_id });
+        }
+        if let Some(path) = env.text("HOKUSAI_DEPLOYER_KEYSTORE") {
+            let password = env.secret("HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD");
+            let password =
+                password.ok_or_else(|| missing("HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD", "give the password of the keystore file"))?;
+            return Ok(DeployerKey::Keystore { path: path.into(), password });
+        }
+        env.secret("DEPLOYER_PRIVATE_KEY").map(DeployerKey::Plain).ok_or_else(|| missing("DEPLOYER_PRIVATE_KEY", KEY_NEEDED))
+    }
+
+    /// The address that the deployer's key must have.
+    pub(crate) fn deployer_address(env: &Env<'_>) -> Result<Option<Address>, ConfigError> {
+        const NAME: &str = "HOKUSAI_DEPLOYER_ADDRESS";
+        let parse = |text: String| hokusai_event::Address::parse(&text).map_err(|invalid| wrong(NAME, invalid.problem));
+        let address = env.text(NAME).map(parse).transpose()?;
+        Ok(address.map(|address| Address::from(address.bytes())))
     }
 
     pub(crate) fn chain_id(env: &Env<'_>) -> Result<Option<u64>, ConfigError> {

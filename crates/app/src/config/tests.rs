@@ -88,7 +88,7 @@ fn every_variable_of_the_table_is_read() {
         });
         let _ = QueueConfig::read(&env);
         let _ = ChainConfig::read(&env);
-        let _ = ChainConfig::deployer_key(&env);
+        let _ = (ChainConfig::deployer_key(&env), ChainConfig::deployer_address(&env));
         let _ = (data_dir(&env), mlflow(&env), remote_api(&env), ServerConfig::read(&env), log_format(&env, true), log_level(&env));
         let _ = (operator(&env), env.text("DATABASE_URL"), mlflow_sweep(&env), webhook_secret(&env));
     };

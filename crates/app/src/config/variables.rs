@@ -158,6 +158,18 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "An encrypted keystore file (version 3, as geth and `cast wallet` write it) instead of `DEPLOYER_PRIVATE_KEY`.",
     ),
     secret(Chain, "HOKUSAI_DEPLOYER_KEYSTORE_PASSWORD", "Its password."),
+    open(
+        Chain,
+        "HOKUSAI_DEPLOYER_KMS_KEY_ID",
+        "",
+        "Id, ARN or alias of a key in AWS KMS (`ECC_SECG_P256K1`, `SIGN_VERIFY`) instead of `DEPLOYER_PRIVATE_KEY`; it must be allowed `kms:GetPublicKey` and `kms:Sign`. Region, credentials and endpoint come from the standard variables of AWS (`AWS_REGION`, `AWS_PROFILE`, `AWS_ENDPOINT_URL_KMS`, ...), the instance or the pod.",
+    ),
+    open(
+        Chain,
+        "HOKUSAI_DEPLOYER_ADDRESS",
+        "",
+        "The address that the deployer's key must have; with any other nothing starts. Required for a key in KMS: unset, the error says which address the key has.",
+    ),
     open(Chain, "HOKUSAI_REGISTRY_ADDRESS", "", "Address of the token registry, as `hokusai contracts deploy` printed it."),
     open(Chain, "HOKUSAI_CHAIN_ID", "", "Refuse to work on any other chain."),
     open(

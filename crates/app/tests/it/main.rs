@@ -8,6 +8,7 @@ mod dev;
 mod foreign;
 mod house;
 mod interop;
+mod kms;
 mod message;
 mod mlflow;
 mod outages;

@@ -3,6 +3,7 @@
 mod cuts;
 mod ground;
 mod keys;
+mod kms;
 mod nodes;
 mod outages;
 mod planning;

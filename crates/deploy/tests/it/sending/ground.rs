@@ -269,7 +269,11 @@ impl Ground {
     }
 
     pub(super) fn start(&self, ledger: &Ledger, config: SenderConfig) -> Running {
-        let sender = self.sender(ledger, config);
+        self.start_as(deployer(), ledger, config)
+    }
+
+    pub(super) fn start_as(&self, signer: Arc<dyn Signer>, ledger: &Ledger, config: SenderConfig) -> Running {
+        let sender = Sender::new(ledger.clone(), self.node.clone(), signer, config);
         let (status, shutdown) = (sender.status(), CancellationToken::new());
         let task = tokio::spawn(sender.run(shutdown.clone()));
         Running { status, shutdown, task }
