@@ -13,6 +13,15 @@ pub struct Change {
     /// Where it stood before; `None` if it was recorded just now. From [`DeploymentState::Final`] it comes back when a deep
     /// reorganisation took its block away.
     pub from: Option<DeploymentState>,
+    /// For one that became final: the best value of its metric on its token before, if its own is better. Of versions that
+    /// this ledger deployed or found.
+    pub improved_on: Option<f64>,
+}
+
+impl Change {
+    pub(crate) fn new(deployment: Deployment, from: Option<DeploymentState>) -> Self {
+        Self { deployment, from, improved_on: None }
+    }
 }
 
 /// Told of every change of a deployment's state.

@@ -10,6 +10,7 @@
 //! - Every change of a deployment's state is told to the [`Journal`] in the same transaction.
 //! - The network is never awaited inside a transaction.
 
+mod bests;
 pub(crate) mod fates;
 mod lease;
 mod rows;
@@ -179,7 +180,7 @@ impl Ledger {
         let mut changes = Vec::new();
         for rows in fresh.chunks(ROWS_PER_INSERT) {
             let inserted = insert(&mut tx, rows).await?;
-            changes.extend(rows.iter().filter(|row| inserted.contains(&row.id)).map(|row| Change { deployment: row.clone(), from: None }));
+            changes.extend(rows.iter().filter(|row| inserted.contains(&row.id)).map(|row| Change::new(row.clone(), None)));
         }
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
@@ -252,7 +253,7 @@ impl Ledger {
         if !rows::replan(tx, &fresh).await? {
             return Ok(rows::by_version(tx, self, request).await?.deployment);
         }
-        changes.push(Change { deployment: fresh.clone(), from: Some(DeploymentState::Refused) });
+        changes.push(Change::new(fresh.clone(), Some(DeploymentState::Refused)));
         Ok(fresh)
     }
 
@@ -293,13 +294,14 @@ impl Ledger {
     }
 
     /// Has the journal record the changes, commits, and announces them.
-    pub(crate) async fn commit(&self, mut tx: Tx, point: &'static str, changes: &[Change]) -> Result<(), Error> {
+    pub(crate) async fn commit(&self, mut tx: Tx, point: &'static str, mut changes: Vec<Change>) -> Result<(), Error> {
         if !changes.is_empty() {
-            self.journal.record(&mut tx, changes).await?;
+            bests::compare(&mut tx, self.chain_id, &mut changes).await?;
+            self.journal.record(&mut tx, &changes).await?;
         }
         self.probed(point).await;
         tx.commit().await?;
-        self.announce(changes);
+        self.announce(&changes);
         self.probed(point).await;
         Ok(())
     }

@@ -194,12 +194,12 @@ payload! {
     /// A later model version of a token is better than the one before it.
     MetricImproved
     required {
-        registration_id: String = REGISTRATION, "The registration of the better version.";
         metric_name: String = METRIC, "The metric that improved.";
         previous_value: f64 = Kind::Number, "The best value before.";
         current_value: f64 = Kind::Number, "The better version's value.";
     }
     emitted {
+        registration_id: String = REGISTRATION, "The registration of the better version; null if the request was not one of ours.";
         improvement_percentage: f64 = Kind::Number,
             "Percent of the absolute previous value, positive for better, two decimals; null if that is 0.";
         metric_direction: MetricDirection = Kind::Direction, "Which way the metric improves; `higher_is_better` if missing.";

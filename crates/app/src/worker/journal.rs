@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hokusai_db::Tx;
 use hokusai_deploy::{Change, Deployment, DeploymentState, Journal, JournalError, token::TokenRequest};
-use hokusai_event::{Address, Event, ModelDeployed, Timestamp, TokenSymbol};
+use hokusai_event::{Address, Event, MetricDirection, MetricImproved, ModelDeployed, Timestamp, TokenSymbol};
 use hokusai_registry::{NewEvent, Nudge, Status, apply_deployed, note_step, note_undone, outbox};
 use serde_json::json;
 
@@ -24,10 +24,24 @@ impl RegistryJournal {
         Self { queue: queue.to_owned(), max_retries, nudge, held }
     }
 
-    async fn record_final(&self, tx: &mut Tx, deployment: &Deployment) -> Result<(), JournalError> {
+    async fn record_final(&self, tx: &mut Tx, deployment: &Deployment, improved_on: Option<f64>) -> Result<(), JournalError> {
         let at = settled_at(deployment);
         outbox::finish(tx, &self.queue, &deployment.request.message_id, at).await?;
         tell(tx, deployment, &deployment.request, at, self.max_retries).await?;
+        if let Some(previous_value) = improved_on {
+            self.tell_improvement(tx, deployment, previous_value, at).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_improvement(&self, tx: &mut Tx, deployment: &Deployment, previous: f64, at: jiff::Timestamp) -> Result<(), JournalError> {
+        let TokenRequest { registration_id, correlation_id, .. } = deployment.request.clone();
+        let event = metric_improved(deployment, previous, at)
+            .and_then(|improved| NewEvent::new(&Event::MetricImproved(improved), registration_id, correlation_id, at, self.max_retries));
+        match event {
+            Ok(event) => outbox::append(tx, &[event]).await?,
+            Err(invalid) => tracing::error!(deployment_id = deployment.id, %invalid, "metric_improved cannot be told"),
+        }
         Ok(())
     }
 }
@@ -61,14 +75,14 @@ pub(super) async fn tell(
 #[async_trait]
 impl Journal for RegistryJournal {
     async fn record(&self, tx: &mut Tx, changes: &[Change]) -> Result<(), JournalError> {
-        for Change { deployment, from } in changes {
+        for Change { deployment, from, improved_on } in changes {
             if *from == Some(DeploymentState::Final) && deployment.state != DeploymentState::Final {
                 let detail = json!({ "reason": "a reorganisation went deeper than finality" });
                 note_undone(tx, &deployment.request.message_id, &detail).await?;
             }
             let status = match deployment.state {
                 DeploymentState::Final => {
-                    self.record_final(tx, deployment).await?;
+                    self.record_final(tx, deployment, *improved_on).await?;
                     continue;
                 }
                 DeploymentState::Refused => Status::Refused,
@@ -147,6 +161,28 @@ fn model_deployed(deployment: &Deployment, request: &TokenRequest, at: jiff::Tim
         gas_used: deployment.gas_used,
         fee_wei: deployment.fee_wei.map(|fee| fee.to_string()),
         elapsed_ms: deployment.elapsed_ms().and_then(|elapsed| u64::try_from(elapsed).ok()),
+        correlation_id: Some(request.correlation_id.clone()),
+        unknown: serde_json::Map::new(),
+    })
+}
+
+fn metric_improved(deployment: &Deployment, previous_value: f64, at: jiff::Timestamp) -> Result<MetricImproved, hokusai_event::Invalid> {
+    let request = &deployment.request;
+    Ok(MetricImproved {
+        model_id: request.model_id.clone(),
+        token_symbol: TokenSymbol::parse(&request.symbol)?,
+        model_name: request.model_name.clone(),
+        model_version: request.model_version.clone(),
+        mlflow_run_id: request.mlflow_run_id.clone(),
+        metric_name: request.metric_name.clone(),
+        previous_value,
+        current_value: request.current_value,
+        timestamp: Some(Timestamp::new(at)),
+        message_version: None,
+        registration_id: request.registration_id.clone(),
+        improvement_percentage: None,
+        metric_direction: Some(if request.lower_is_better { MetricDirection::LowerIsBetter } else { MetricDirection::HigherIsBetter }),
+        token_address: Some(Address::parse(&deployment.token_address.to_string())?),
         correlation_id: Some(request.correlation_id.clone()),
         unknown: serde_json::Map::new(),
     })

@@ -7,6 +7,7 @@ mod demo;
 mod dev;
 mod foreign;
 mod house;
+mod improved;
 mod interop;
 mod kms;
 mod message;

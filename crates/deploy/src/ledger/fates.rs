@@ -80,7 +80,7 @@ pub(super) async fn meet(
     };
     rows::store(tx, &met, ride).await?;
     let state = met.state;
-    Ok((state != from || state == DeploymentState::Final).then_some(Change { deployment: met, from: Some(from) }))
+    Ok((state != from || state == DeploymentState::Final).then_some(Change::new(met, Some(from))))
 }
 
 async fn note_setback(tx: &mut Tx, id: &str, alone: bool, setback: Option<&Setback>) -> Result<(), Error> {

@@ -60,7 +60,7 @@ impl Ledger {
         } else {
             Grant::HeldBy { holder: row.try_get("holder")?, expires_at_ms: row.try_get("expires_at")? }
         };
-        self.commit(tx, "acquire", &[]).await?;
+        self.commit(tx, "acquire", Vec::new()).await?;
         Ok(grant)
     }
 
@@ -77,7 +77,7 @@ impl Ledger {
     /// Extends the lease.
     pub(crate) async fn renew(&self, fence: &Fence, now_ms: i64) -> Result<(), Error> {
         let tx = self.fenced(fence, now_ms).await?;
-        self.commit(tx, "renew", &[]).await
+        self.commit(tx, "renew", Vec::new()).await
     }
 
     /// Gives up whatever this holder has been granted, also if it was stopped before it heard of it, so that the next sender

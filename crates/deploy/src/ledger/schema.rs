@@ -3,7 +3,8 @@
 //! A slot's riders are the deployments that carry its (account, nonce); `item` is their place in the call. `alone` is set
 //! on a deployment whose batch failed as a whole: it is sent by itself from then on. `tries` counts what failed without
 //! saying why, and `not_before` is when it may be tried again. `permanent` is set on a refusal that the same content can only
-//! meet again. `wish` is what a person asked for. Gas and fees are decimal text where 64 bits may not hold them.
+//! meet again. `wish` is what a person asked for. `deploy_bests` is described in
+//! `ledger/bests.rs`. Gas and fees are decimal text where 64 bits may not hold them.
 
 use hokusai_db::Migration;
 
@@ -12,6 +13,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { room: "deploy", number: 1, sql: TABLES },
     Migration { room: "deploy", number: 2, sql: SECOND_TRIES },
     Migration { room: "deploy", number: 3, sql: WISHES },
+    Migration { room: "deploy", number: 4, sql: BESTS },
 ];
 
 const TABLES: &str = "
@@ -101,3 +103,16 @@ CREATE TABLE deploy_chains (
 const WISHES: &str = "
 ALTER TABLE deploy_deployments ADD COLUMN wish TEXT;
 CREATE INDEX deploy_deployments_by_wish ON deploy_deployments (chain_id) WHERE wish IS NOT NULL";
+
+const BESTS: &str = "
+CREATE TABLE deploy_bests (
+    chain_id BIGINT NOT NULL,
+    registry TEXT NOT NULL,
+    symbol_key TEXT NOT NULL,
+    metric_name TEXT NOT NULL,
+    lower_is_better BIGINT NOT NULL,
+    value DOUBLE PRECISION NOT NULL,
+    deployment_id TEXT NOT NULL,
+    PRIMARY KEY (chain_id, registry, symbol_key, metric_name, lower_is_better)
+);
+CREATE INDEX deploy_bests_by_deployment ON deploy_bests (deployment_id)";

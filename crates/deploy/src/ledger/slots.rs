@@ -257,9 +257,9 @@ impl Ledger {
                 ..rider.clone()
             };
             rows::store(&mut tx, &boarded, Some(&Ride { account: &account, nonce, item })).await?;
-            changes.push(Change { deployment: boarded, from: Some(rider.state) });
+            changes.push(Change::new(boarded, Some(rider.state)));
         }
-        self.commit(tx, "sign", &changes).await?;
+        self.commit(tx, "sign", changes).await?;
         Ok(Slot {
             account: fence.account,
             nonce,
@@ -274,7 +274,7 @@ impl Ledger {
     pub(crate) async fn add_attempt(&self, fence: &Fence, nonce: u64, attempt: &Attempt, now_ms: i64) -> Result<(), Error> {
         let mut tx = self.fenced(fence, now_ms).await?;
         self.insert_attempt(&mut tx, &fence.account.to_string(), nonce, attempt).await?;
-        self.commit(tx, "bump", &[]).await
+        self.commit(tx, "bump", Vec::new()).await
     }
 
     async fn insert_attempt(&self, tx: &mut Tx, account: &str, nonce: u64, attempt: &Attempt) -> Result<(), Error> {
@@ -331,11 +331,11 @@ impl Ledger {
                 let ride = Ride { account: &account, nonce: slot.nonce, item: rider.item.unwrap_or_default() };
                 rows::store(&mut tx, &moved, Some(&ride)).await?;
                 if moved.state != rider.deployment.state {
-                    changes.push(Change { deployment: moved, from: Some(rider.deployment.state) });
+                    changes.push(Change::new(moved, Some(rider.deployment.state)));
                 }
             }
         }
-        self.commit(tx, state.as_str(), &changes).await
+        self.commit(tx, state.as_str(), changes).await
     }
 
     /// Ends a slot, and gives each of its riders its fate. Final riders stay on it; the others leave.
@@ -356,7 +356,7 @@ impl Ledger {
             let ride = Ride { account: &account, nonce: slot.nonce, item: rider.item.unwrap_or_default() };
             changes.extend(meet(&mut tx, rider, fate, stays.then_some(&ride), now_ms).await?);
         }
-        self.commit(tx, to.state.as_str(), &changes).await
+        self.commit(tx, to.state.as_str(), changes).await
     }
 
     /// Gives deployments that ride on no slot their fates.
@@ -369,7 +369,7 @@ impl Ledger {
         for (row, fate) in fates {
             changes.extend(meet(&mut tx, row, fate, None, now_ms).await?);
         }
-        self.commit(tx, "settle", &changes).await
+        self.commit(tx, "settle", changes).await
     }
 
     async fn write_slot(&self, tx: &mut Tx, account: &str, nonce: u64, to: Standing, now_ms: i64) -> Result<(), Error> {

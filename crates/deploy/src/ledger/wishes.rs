@@ -85,6 +85,6 @@ impl Ledger {
             .bind(integer(nonce))
             .execute(&mut *tx)
             .await?;
-        self.commit(tx, "bump asked", &[]).await
+        self.commit(tx, "bump asked", Vec::new()).await
     }
 }

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod ground;
+mod improvements;
 mod keys;
 mod kms;
 mod nodes;
