@@ -7,6 +7,10 @@ pub mod message;
 pub mod options;
 pub mod tally;
 
+/// The Rust peers allocate alike, and as the `hokusai` command does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The queue's name, and the list of what is taken.
 pub const QUEUE: &str = "hokusai:model_ready_queue";
 pub const PROCESSING: &str = "hokusai:model_ready_queue:processing";

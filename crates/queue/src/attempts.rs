@@ -62,7 +62,7 @@ pub enum Unreadable {
 ///
 /// [`Unreadable`]: the entry can only be dead-lettered.
 pub fn read(entry: &[u8]) -> Result<Attempts, Unreadable> {
-    Ok(Members::find(entry)?.attempts)
+    parse(entry)?.attempts()
 }
 
 /// The entry after one more failed attempt.
@@ -110,32 +110,26 @@ struct Members {
 
 impl Members {
     fn find(entry: &[u8]) -> Result<Self, Unreadable> {
-        let envelope: Envelope<'_> = serde_json::from_slice(entry)?;
+        let envelope = parse(entry)?;
         let place = |raw: &RawValue| {
             let start = raw.get().as_ptr() as usize - entry.as_ptr() as usize;
             start..start + raw.get().len()
         };
         let brace = entry.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
         Ok(Self {
-            attempts: Attempts {
-                retry_count: last(&envelope.retry_count, RETRY_COUNT)?.unwrap_or(0),
-                max_retries: last(&envelope.max_retries, MAX_RETRIES)?,
-                expiries: last(&envelope.expiries, EXPIRIES)?.unwrap_or(0),
-            },
-            retry_count: envelope.retry_count.iter().map(|raw| place(raw)).collect(),
-            expiries: envelope.expiries.iter().map(|raw| place(raw)).collect(),
+            attempts: envelope.attempts()?,
+            retry_count: envelope.retry_count.all().map(place).collect(),
+            expiries: envelope.expiries.all().map(place).collect(),
             end: envelope.last.map_or(brace, |raw| place(raw).end),
             empty: envelope.last.is_none(),
         })
     }
 }
 
-fn last(values: &[&RawValue], member: &'static str) -> Result<Option<u32>, Unreadable> {
-    let Some(value) = values.last() else { return Ok(None) };
-    if value.get() == "null" {
-        return Ok(None);
-    }
-    count(value.get()).map(Some).ok_or_else(|| Unreadable::Counter { member, found: value.get().chars().take(40).collect() })
+/// Looks at every byte of the entry, which is most of what a delivery costs before its handler has it.
+fn parse(entry: &[u8]) -> Result<Envelope<'_>, Unreadable> {
+    // Text once seen to be UTF-8 need not be looked at again member by member; of other bytes the parser says what is wrong.
+    Ok(std::str::from_utf8(entry).map_or_else(|_| serde_json::from_slice(entry), serde_json::from_str)?)
 }
 
 fn count(text: &str) -> Option<u32> {
@@ -183,10 +177,48 @@ fn rewrite(entry: &[u8], members: &Members, changes: &[Change<'_>]) -> Bytes {
 /// The members that matter, as slices of the entry itself.
 #[derive(Default)]
 struct Envelope<'a> {
-    retry_count: Vec<&'a RawValue>,
-    max_retries: Vec<&'a RawValue>,
-    expiries: Vec<&'a RawValue>,
+    retry_count: Found<'a>,
+    max_retries: Found<'a>,
+    expiries: Found<'a>,
     last: Option<&'a RawValue>,
+}
+
+impl Envelope<'_> {
+    fn attempts(&self) -> Result<Attempts, Unreadable> {
+        Ok(Attempts {
+            retry_count: self.retry_count.count(RETRY_COUNT)?.unwrap_or(0),
+            max_retries: self.max_retries.count(MAX_RETRIES)?,
+            expiries: self.expiries.count(EXPIRIES)?.unwrap_or(0),
+        })
+    }
+}
+
+/// The values of one member, which is there once at most unless somebody is playing tricks.
+#[derive(Default)]
+struct Found<'a> {
+    first: Option<&'a RawValue>,
+    more: Vec<&'a RawValue>,
+}
+
+impl<'a> Found<'a> {
+    fn push(&mut self, value: &'a RawValue) {
+        match self.first {
+            None => self.first = Some(value),
+            Some(_) => self.more.push(value),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'a RawValue> {
+        self.first.into_iter().chain(self.more.iter().copied())
+    }
+
+    fn count(&self, member: &'static str) -> Result<Option<u32>, Unreadable> {
+        let Some(value) = self.more.last().copied().or(self.first) else { return Ok(None) };
+        if value.get() == "null" {
+            return Ok(None);
+        }
+        count(value.get()).map(Some).ok_or_else(|| Unreadable::Counter { member, found: value.get().chars().take(40).collect() })
+    }
 }
 
 impl<'de> Deserialize<'de> for Envelope<'de> {

@@ -22,6 +22,8 @@ use crate::{Move, attempts, dead_letter};
 /// The most entries in hand, and the most bytes.
 const MOST_IN_HAND: usize = 256;
 const MOST_BYTES: usize = 32 << 20;
+/// From here on what is in hand is taken in two halves, so that one is under way while the other is handled.
+const MUCH: usize = 64;
 /// How long an ack waits for a take to ride with.
 pub(super) const ACK_PATIENCE: Duration = Duration::from_millis(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -169,22 +171,24 @@ impl Desk {
         Some((slot, delivery))
     }
 
-    /// How many entries to take now.
-    pub(super) fn wanted(&self, now: Instant) -> usize {
+    /// How many entries to take now, while so many are `asked` for that may still come.
+    pub(super) fn wanted(&self, asked: usize, now: Instant) -> usize {
         if self.stopping || self.ordered.is_some() || self.suspect.is_some() || self.alone || self.held.len() >= self.config.max_held {
             return 0;
         }
-        let in_hand = self.ready.len() + self.running;
+        let in_hand = self.ready.len() + self.running + asked;
         let probing = match &self.pause {
             Some(pause) if now < pause.until || in_hand > 0 => return 0,
             pause => pause.is_some(),
         };
-        let room = self.room().saturating_sub(in_hand);
+        let (most, room) = (self.room(), self.room().saturating_sub(in_hand));
         // Many small takes cost more than few large ones.
-        if room * 2 < self.room() {
+        if room * 2 < most || (self.cautious && asked > 0) {
             return 0;
         }
-        let most = if probing || self.cautious { 1 } else { room };
+        // Of what is much, half: the other half is handled meanwhile.
+        let batch = if most < MUCH { most } else { (most / 2).max(self.config.concurrency) };
+        let most = if probing || self.cautious { 1 } else { room.min(batch) };
         let left = self.config.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.handled + (in_hand + self.held.len()) as u64));
         most.min(usize::try_from(left).unwrap_or(usize::MAX))
     }
@@ -360,9 +364,10 @@ impl Desk {
         self.acks_since = (!self.acks.is_empty()).then_some(now);
     }
 
-    /// Sends the acks on their own if no take is coming that they could ride with.
-    pub(super) fn flush_acks(&mut self, now: Instant) {
-        let nothing_else = self.running == 0 && self.ready.is_empty();
+    /// Sends the acks on their own if no take is coming that they could ride with: none is under way (`taking`), and nothing
+    /// is left to do whose end would start one.
+    pub(super) fn flush_acks(&mut self, taking: bool, now: Instant) {
+        let nothing_else = !taking && self.running == 0 && self.ready.is_empty();
         if nothing_else || self.acks_since.is_some_and(|since| now >= since + ACK_PATIENCE) {
             self.acks_since = None;
             self.steps.extend(self.acks.drain(..).map(|entry| Step::from(Move::Ack { entry })));

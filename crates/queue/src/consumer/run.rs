@@ -25,6 +25,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const PAUSE_CHECK: Duration = Duration::from_secs(1);
 /// Settlements under way at once; more steps gather meanwhile and go together.
 const SETTLEMENTS: usize = 4;
+/// Takes under way at once while there is plenty to take: the server has the next to do while one's entries are handled.
+const TAKES: usize = 2;
+/// Handlers started before whatever else runs on this thread has its turn, the connection included.
+const TURN: usize = 64;
 
 pub(super) async fn run(consumer: Consumer, handler: Arc<dyn Handler>, shutdown: CancellationToken) -> Result<Summary, Error> {
     let Consumer { queue, config, verdicts, status, holder: _holder } = consumer;
@@ -38,7 +42,10 @@ pub(super) async fn run(consumer: Consumer, handler: Arc<dyn Handler>, shutdown:
         stop: shutdown.child_token(),
         running: FuturesUnordered::new(),
         settling: FuturesUnordered::new(),
-        taking: None,
+        taking: FuturesUnordered::new(),
+        asked_for: 0,
+        flowing: false,
+        gives_way: false,
         extending: None,
         asking: None,
         asked: None,
@@ -46,8 +53,13 @@ pub(super) async fn run(consumer: Consumer, handler: Arc<dyn Handler>, shutdown:
         fatal: None,
     };
     while !run.advance() {
-        let event = run.next_event().await;
-        run.on(event);
+        if std::mem::take(&mut run.gives_way) {
+            tokio::task::yield_now().await;
+        }
+        if !run.start() {
+            let event = run.next_event().await;
+            run.on(event);
+        }
     }
     run.status.send_replace(Status::Stopped);
     run.fatal.map_or(Ok(run.summary), Err)
@@ -64,7 +76,14 @@ struct Run {
     desk: Desk,
     running: FuturesUnordered<BoxFuture<'static, (usize, Verdict)>>,
     settling: FuturesUnordered<BoxFuture<'static, Settlement>>,
-    taking: Option<Asked<Taken>>,
+    taking: FuturesUnordered<BoxFuture<'static, Take>>,
+    /// How many entries the takes under way may bring.
+    asked_for: usize,
+    /// Whether the last take brought all it asked for: there is more where that came from.
+    flowing: bool,
+    /// Whether others on this thread have their turn now: a connection that is to send a take, so that it is under way while
+    /// handlers run; or whoever has waited for many handlers.
+    gives_way: bool,
     extending: Option<Asked<Vec<Settled>>>,
     /// Whether the queue is paused, being asked.
     asking: Option<BoxFuture<'static, Result<Option<Pause>, Error>>>,
@@ -77,10 +96,17 @@ struct Run {
 /// A question to the queue: the entries it is about, and the answer.
 type Asked<T> = BoxFuture<'static, (Vec<Bytes>, Result<T, Error>)>;
 
+/// A take that has ended: what it asked for, the acks that it carried, and its answer.
+struct Take {
+    wanted: usize,
+    acks: Vec<Bytes>,
+    taken: Result<Taken, Error>,
+}
+
 enum Event {
     Stop,
     Handled(usize, Verdict),
-    Took(Vec<Bytes>, Result<Taken, Error>),
+    Took(Take),
     Settled(Settlement),
     Extended(Vec<Bytes>, Result<Vec<Settled>, Error>),
     Verdict(Bytes, Verdict),
@@ -98,14 +124,17 @@ impl Run {
         if self.stop.is_cancelled() && !self.desk.is_stopping() {
             self.desk.stop();
         }
-        if self.desk.is_stopping() && self.taking.is_none() {
+        if self.desk.is_stopping() && self.taking.is_empty() {
             self.desk.give_back();
         }
         self.extend(now);
         self.ask(now);
-        self.start(now);
+        // What came alone is handled first, so that its ack rides with the next take.
+        if !self.flowing {
+            self.start();
+        }
         self.take(now);
-        self.desk.flush_acks(now);
+        self.desk.flush_acks(!self.taking.is_empty(), now);
         if !self.desk.steps.is_empty() && self.settling.len() < SETTLEMENTS {
             let steps = std::mem::take(&mut self.desk.steps);
             self.settling.push(settle(self.queue.clone(), self.handler.clone(), steps, self.stop.clone()).boxed());
@@ -116,14 +145,28 @@ impl Run {
             *current = status;
             changed
         });
-        self.desk.is_stopping() && self.desk.is_empty() && self.taking.is_none() && self.settling.is_empty()
+        self.desk.is_stopping() && self.desk.is_empty() && self.taking.is_empty() && self.settling.is_empty()
     }
 
-    fn start(&mut self, now: Instant) {
-        while let Some((slot, delivery)) = self.desk.next(self.settling.is_empty() && self.taking.is_none(), now) {
-            let work = attempt(self.handler.clone(), delivery, self.config.handler_timeout);
-            self.running.push(work.map(move |verdict| (slot, verdict)).boxed());
+    /// Starts handlers. Most wait for nothing and are over at once; the others are looked at again with whatever else is
+    /// under way. True if one was over.
+    fn start(&mut self) -> bool {
+        let (mut now, mut over) = (Instant::now(), false);
+        for _ in 0..TURN {
+            let quiet = self.settling.is_empty() && self.taking.is_empty();
+            let Some((slot, delivery)) = self.desk.next(quiet, now) else { return over };
+            let mut work = attempt(self.handler.clone(), delivery, self.config.handler_timeout).boxed();
+            match (&mut work).now_or_never() {
+                Some(verdict) => {
+                    now = Instant::now();
+                    self.desk.conclude(slot, verdict, now);
+                    over = true;
+                }
+                None => self.running.push(work.map(move |verdict| (slot, verdict)).boxed()),
+            }
         }
+        self.gives_way = true;
+        over
     }
 
     /// Asks whether somebody has paused the queue, when that is due.
@@ -162,19 +205,24 @@ impl Run {
         }
     }
 
+    /// Takes what there is room for. Only one take waits for a first entry; a second one is sent behind it while there is
+    /// plenty.
     fn take(&mut self, now: Instant) {
-        let wanted = if self.taking.is_none() && self.asked.is_some() { self.desk.wanted(now) } else { 0 };
-        if wanted == 0 {
-            return;
-        }
-        let (queue, acks, wait) = (self.queue.clone(), self.desk.take_acks(), self.config.wait.min(LONGEST_WAIT));
-        self.taking = Some(
-            async move {
-                let taken = queue.take(wanted, wait, &acks).await;
-                (acks, taken)
+        while self.asked.is_some() && self.taking.len() < if self.flowing { TAKES } else { 1 } {
+            let wanted = self.desk.wanted(self.asked_for, now);
+            if wanted == 0 {
+                return;
             }
-            .boxed(),
-        );
+            let wait = if self.taking.is_empty() { self.config.wait.min(LONGEST_WAIT) } else { Duration::ZERO };
+            let (queue, acks) = (self.queue.clone(), self.desk.take_acks());
+            let take = async move {
+                let taken = queue.take(wanted, wait, &acks).await;
+                Take { wanted, acks, taken }
+            };
+            self.taking.push(begun(take.boxed()));
+            self.asked_for += wanted;
+            self.gives_way = self.flowing;
+        }
     }
 
     fn extend(&mut self, now: Instant) {
@@ -202,7 +250,7 @@ impl Run {
             biased;
             () = self.stop.cancelled(), if !self.desk.is_stopping() => Event::Stop,
             Some((slot, verdict)) = self.running.next(), if !self.running.is_empty() => Event::Handled(slot, verdict),
-            (acks, taken) = when(&mut self.taking) => Event::Took(acks, taken),
+            Some(take) = self.taking.next(), if !self.taking.is_empty() => Event::Took(take),
             Some(settlement) = self.settling.next(), if !self.settling.is_empty() => Event::Settled(settlement),
             (entries, answers) = when(&mut self.extending) => Event::Extended(entries, answers),
             Some((entry, verdict)) = self.verdicts.recv() => Event::Verdict(entry, verdict),
@@ -216,7 +264,7 @@ impl Run {
         match event {
             Event::Stop | Event::Time => {}
             Event::Handled(slot, verdict) => self.desk.conclude(slot, verdict, now),
-            Event::Took(acks, taken) => self.took(acks, taken, now),
+            Event::Took(take) => self.took(take, now),
             Event::Settled(settlement) => self.settled(settlement),
             Event::Extended(entries, answers) => self.extended(&entries, answers),
             Event::Verdict(entry, verdict) => self.desk.settle(entry, verdict, now),
@@ -224,7 +272,9 @@ impl Run {
         }
     }
 
-    fn took(&mut self, acks: Vec<Bytes>, taken: Result<Taken, Error>, now: Instant) {
+    fn took(&mut self, Take { wanted, acks, taken }: Take, now: Instant) {
+        self.asked_for -= wanted;
+        self.flowing = taken.as_ref().is_ok_and(|taken| taken.entries.len() == wanted);
         match taken {
             Ok(taken) => {
                 self.desk.queue_answered();
@@ -274,6 +324,14 @@ impl Run {
         tracing::error!(%error, "the queue cannot be used");
         self.fatal.get_or_insert(error);
         self.stop.cancel();
+    }
+}
+
+/// The future, looked at once: so what it asks of a connection is on its way. Whoever waits for it looks again.
+fn begun<T: Send + 'static>(mut future: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
+    match (&mut future).now_or_never() {
+        Some(output) => std::future::ready(output).boxed(),
+        None => future,
     }
 }
 

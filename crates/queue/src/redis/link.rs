@@ -8,7 +8,7 @@
 use std::{error::Error as StdError, fmt, io, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection,
 };
 use tokio::sync::Mutex;
 
@@ -48,47 +48,51 @@ impl Link {
     }
 
     /// Sends the commands in one go. A command's own error is its own answer.
-    pub(super) async fn send(&self, pipeline: &mut Pipeline) -> Result<Vec<RedisResult<Value>>, Error> {
-        let (generation, mut connection) = self.connection().await?;
-        match pipeline.ignore_errors().query_async::<Vec<RedisResult<Value>>>(&mut connection).await {
-            Ok(answers) => {
-                if answers.iter().any(|answer| answer.as_ref().is_err_and(is_misplaced)) {
-                    self.discard(generation).await;
-                }
-                Ok(answers)
-            }
-            Err(error) => {
-                self.discard(generation).await;
-                Err(self.classify(error))
-            }
-        }
+    pub(super) async fn send(&self, commands: &Pipeline) -> Result<Vec<RedisResult<Value>>, Error> {
+        let answers = self.exchange(commands).await.map_err(|error| self.classify(error))?;
+        Ok(answers.into_iter().map(Value::extract_error).collect())
     }
 
-    /// Sends one command that may block for up to `wait`.
-    pub(super) async fn block(&self, command: &Cmd, wait: Duration) -> Result<Value, Error> {
+    /// The same with the answers as they came, in which an error is a value.
+    pub(super) async fn exchange(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        let (generation, mut connection) = self.connection().await?;
+        let answers = connection.send_packed_commands(commands, 0, commands.len()).await;
+        if answers.as_ref().map_or(true, |answers| answers.iter().any(is_refusal)) {
+            self.discard(generation).await;
+        }
+        answers
+    }
+
+    /// Sends commands, then others of which one may block for up to `wait`; all leave together, on a connection of their own.
+    pub(super) async fn block(
+        &self,
+        first: &Pipeline,
+        blocking: &Pipeline,
+        wait: Duration,
+    ) -> (RedisResult<Vec<Value>>, RedisResult<Vec<Value>>) {
         let idle = self.idle.lock().await.pop();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => self.connect().await?,
+            None => match self.connect().await {
+                Ok(connection) => connection,
+                Err(error) => return (Err(error.clone()), Err(error)),
+            },
         };
         connection.set_response_timeout(wait + RESPONSE_TIMEOUT);
-        match command.query_async::<Value>(&mut connection).await {
-            Ok(value) => {
-                let mut idle = self.idle.lock().await;
-                if idle.len() < IDLE_CONNECTIONS {
-                    idle.push(connection);
-                }
-                Ok(value)
-            }
-            Err(error) => {
-                // What ended this one has most likely ended the others.
-                self.idle.lock().await.clear();
-                Err(self.classify(error))
-            }
+        let mut ahead = connection.clone();
+        let at_once = async { if first.is_empty() { Ok(vec![]) } else { ahead.send_packed_commands(first, 0, first.len()).await } };
+        let answers = futures_util::join!(at_once, connection.send_packed_commands(blocking, 0, blocking.len()));
+        let mut idle = self.idle.lock().await;
+        if [&answers.0, &answers.1].iter().any(|answers| answers.as_ref().map_or(true, |answers| answers.iter().any(is_error))) {
+            // What ended this one has most likely ended the others.
+            idle.clear();
+        } else if idle.len() < IDLE_CONNECTIONS {
+            idle.push(connection);
         }
+        answers
     }
 
-    async fn connection(&self) -> Result<(u64, MultiplexedConnection), Error> {
+    async fn connection(&self) -> RedisResult<(u64, MultiplexedConnection)> {
         let mut shared = self.shared.lock().await;
         if let Some(connection) = &shared.connection {
             return Ok((shared.generation, connection.clone()));
@@ -106,10 +110,10 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, Error> {
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECTION_TIMEOUT)).set_response_timeout(Some(RESPONSE_TIMEOUT));
-        self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| self.classify(error))
+        self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     pub(super) fn classify(&self, error: RedisError) -> Error {
@@ -134,6 +138,14 @@ impl Link {
         let error = RedisError::from((ErrorKind::UnexpectedReturnType, "an answer of the wrong type", kind.to_owned()));
         Error::Rejected { address: self.address.clone(), source: error.into() }
     }
+}
+
+fn is_error(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(_))
+}
+
+fn is_refusal(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if is_misplaced(&error.clone().into()))
 }
 
 /// The server answers, but is not the one to talk to any more. Where a script met the refusal, Redis 6.2 says so inside the

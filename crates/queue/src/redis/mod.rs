@@ -20,14 +20,19 @@
 //! - Times are the server's own.
 
 mod link;
+mod pushing;
 mod reaping;
 mod scripts;
 mod server;
 mod settings;
+mod taking;
 mod upkeep;
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicI64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,13 +41,9 @@ use bytes::Bytes;
 use redis::{Cmd, ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
 pub use settings::{CertificateCheck, RedisSettings};
 
-use self::link::Link;
+use self::{link::Link, pushing::Pushes, taking::Commands};
 use crate::{Cursor, Error, LeaseTerms, Move, Queue, RelayBatch, Relayed, Settled, State, Stats, Survey, Taken, Upkeep};
 
-/// Entries asked for when the queue was empty a moment ago; a fruitless LMOVE costs the server as much as a fruitful one.
-const MODEST_TAKE: usize = 8;
-/// Entries pushed by one LPUSH.
-const PUSH: usize = 1000;
 /// Extensions made by one call of the script.
 const EXTENSIONS: usize = 64;
 
@@ -51,7 +52,9 @@ const EXTENSIONS: usize = 64;
 pub struct RedisQueue {
     name: String,
     keys: Keys,
-    link: Link,
+    link: Arc<Link>,
+    commands: Commands,
+    pushes: Pushes,
     /// Whether this queue was met before, so that only the first take has to ask.
     met: AtomicBool,
     /// Taken and not yet settled through this handle.
@@ -106,10 +109,13 @@ impl RedisQueue {
     ///
     /// [`Error::Config`] if the settings cannot be used at all.
     pub fn lazy(settings: &RedisSettings, name: &str) -> Result<Self, Error> {
+        let (keys, link) = (Keys::new(name), Arc::new(Link::new(settings)?));
         Ok(Self {
             name: name.to_owned(),
-            keys: Keys::new(name),
-            link: Link::new(settings)?,
+            commands: Commands::new(&keys),
+            pushes: Pushes::new(link.clone(), &keys.main),
+            keys,
+            link,
             met: AtomicBool::new(false),
             in_hand: AtomicI64::new(0),
             waiting: AtomicI64::new(1),
@@ -119,8 +125,8 @@ impl RedisQueue {
 
     /// Sends commands in one go; scripts that the server has lost are loaded and called again.
     async fn send(&self, commands: Vec<Cmd>) -> Result<Vec<RedisResult<Value>>, Error> {
-        let mut commands = pipeline(commands);
-        let mut answers = self.link.send(&mut commands).await?;
+        let commands = pipeline(commands);
+        let mut answers = self.link.send(&commands).await?;
         let lost: Vec<usize> = answers.iter().enumerate().filter(|(_, answer)| is_lost_script(answer)).map(|(at, _)| at).collect();
         if !lost.is_empty() {
             let mut again = Pipeline::new();
@@ -132,7 +138,7 @@ impl RedisQueue {
                     again.add_command(command.clone());
                 }
             }
-            let late = self.link.send(&mut again).await?.into_iter().skip(scripts::SOURCES.len());
+            let late = self.link.send(&again).await?.into_iter().skip(scripts::SOURCES.len());
             for (at, answer) in lost.into_iter().zip(late) {
                 answers[at] = answer;
             }
@@ -163,101 +169,6 @@ impl RedisQueue {
 
     fn settled(&self, answer: &RedisResult<Value>) -> Result<Settled, Error> {
         Ok(if self.number(answer)? > 0 { Settled::Done } else { Settled::NotYours })
-    }
-
-    /// Which end of processing LREM starts from. Everybody pushes at the head, so ours are together: at the tail, oldest
-    /// first, if there is little else; at the head if the tail is full of what others left there.
-    fn near_end(&self) -> i64 {
-        let foreign = self.processing.load(Ordering::Relaxed) - self.in_hand.load(Ordering::Relaxed).max(0);
-        if foreign > self.in_hand.load(Ordering::Relaxed).max(64) { 1 } else { -1 }
-    }
-
-    fn ack(&self, entry: &Bytes) -> Cmd {
-        let mut ack = cmd("LREM");
-        ack.arg(&self.keys.processing).arg(self.near_end()).arg(&entry[..]);
-        ack
-    }
-
-    /// Acks and takes in one round trip. The reaper's key is looked at too: if it is gone, Redis lost what it held, and
-    /// the queue is met again before anything in it can pass for an orphan.
-    async fn sweep(&self, max: usize, acks: &[Bytes]) -> Result<Taken, Error> {
-        let mut commands = Vec::with_capacity(acks.len() + max + 3);
-        commands.extend(acks.iter().map(|entry| self.ack(entry)));
-        for _ in 0..max {
-            let mut take = cmd("LMOVE");
-            take.arg(&self.keys.main).arg(&self.keys.processing).arg("RIGHT").arg("LEFT");
-            commands.push(take);
-        }
-        for key in [&self.keys.main, &self.keys.processing] {
-            let mut length = cmd("LLEN");
-            length.arg(key);
-            commands.push(length);
-        }
-        commands.push(self.is_met());
-
-        let mut answers = self.link.send(&mut pipeline(commands)).await?.into_iter();
-        let acked: Vec<_> = answers.by_ref().take(acks.len()).collect();
-        let moved: Vec<_> = answers.by_ref().take(max).collect();
-        let mut entries = Vec::with_capacity(max);
-        let mut refused = None;
-        for answer in moved {
-            match answer {
-                Ok(value) => entries.extend(bytes_of(value)),
-                Err(error) => refused = Some(error),
-            }
-        }
-        let acked = acked.iter().map(|answer| self.settled(answer)).collect::<Result<Vec<_>, _>>();
-        // What was taken must reach the caller; an ack that failed beside it is an ack lost, which redelivers at worst.
-        let acked = match (acked, refused) {
-            (_, Some(error)) if entries.is_empty() => return Err(self.link.classify(error)),
-            (Err(error), _) if entries.is_empty() => return Err(error),
-            (acked, _) => acked.unwrap_or_else(|_| vec![Settled::NotYours; acks.len()]),
-        };
-        self.note_taken(entries.len(), acks.len());
-        if let (Some(Ok(Value::Int(waiting))), Some(Ok(Value::Int(processing)))) = (answers.next(), answers.next()) {
-            self.waiting.store(waiting, Ordering::Relaxed);
-            self.processing.store(processing, Ordering::Relaxed);
-        }
-        self.meet_again(answers.next(), &entries).await;
-        Ok(Taken { entries, acked })
-    }
-
-    fn is_met(&self) -> Cmd {
-        let mut exists = cmd("EXISTS");
-        exists.arg(&self.keys.reaper);
-        exists
-    }
-
-    /// Meets the queue if `is_met` was answered with no. What was `taken` must reach the caller whatever becomes of it.
-    async fn meet_again(&self, is_met: Option<RedisResult<Value>>, taken: &[Bytes]) {
-        if matches!(is_met, Some(Ok(Value::Int(0)))) {
-            self.meet(taken).await.unwrap_or_else(|error| tracing::warn!(queue = self.name, %error, "the queue could not be met again"));
-        }
-    }
-
-    fn note_taken(&self, taken: usize, settled: usize) {
-        #[expect(clippy::cast_possible_wrap, reason = "a batch is no longer than memory is large")]
-        let change = taken as i64 - settled as i64;
-        let before = self.in_hand.fetch_add(change, Ordering::Relaxed);
-        if before + change < 0 {
-            self.in_hand.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits for one entry on a connection of its own. Redis may have come back empty while it waited: the reaper's key is
-    /// looked at as in a sweep.
-    async fn wait_for_one(&self, wait: Duration) -> Result<Option<Bytes>, Error> {
-        let mut take = cmd("BLMOVE");
-        take.arg(&self.keys.main).arg(&self.keys.processing).arg("RIGHT").arg("LEFT").arg(wait.as_secs_f64());
-        let entry = bytes_of(self.link.block(&take, wait).await?);
-        if let Some(entry) = &entry {
-            self.note_taken(1, 0);
-            // One came; more may be on their way.
-            self.waiting.store(1, Ordering::Relaxed);
-            let is_met = self.link.send(&mut pipeline(vec![self.is_met()])).await.ok().and_then(|mut answers| answers.pop());
-            self.meet_again(is_met, std::slice::from_ref(entry)).await;
-        }
-        Ok(entry)
     }
 
     fn command(&self, change: &Move) -> Cmd {
@@ -354,24 +265,7 @@ impl Queue for RedisQueue {
     }
 
     async fn push(&self, entries: &[Bytes]) -> Result<(), Error> {
-        let commands: Vec<Cmd> = entries
-            .chunks(PUSH)
-            .map(|chunk| {
-                let mut push = cmd("LPUSH");
-                push.arg(&self.keys.main);
-                for entry in chunk {
-                    push.arg(&entry[..]);
-                }
-                push
-            })
-            .collect();
-        if commands.is_empty() {
-            return Ok(());
-        }
-        for answer in self.link.send(&mut pipeline(commands)).await? {
-            self.number(&answer)?;
-        }
-        Ok(())
+        self.pushes.push(entries).await.map_err(|error| self.link.classify(error))
     }
 
     async fn relay(&self, batch: RelayBatch<'_>) -> Result<Relayed, Error> {
@@ -395,14 +289,13 @@ impl Queue for RedisQueue {
         if !self.met.load(Ordering::Relaxed) {
             self.meet(&[]).await?;
         }
-        let was_empty = self.waiting.load(Ordering::Relaxed) == 0;
-        let mut taken = Taken::default();
-        if !acks.is_empty() || !was_empty || wait.is_zero() {
-            taken = self.sweep(if was_empty { max.min(MODEST_TAKE) } else { max }, acks).await?;
+        if self.waiting.load(Ordering::Relaxed) == 0 && max > 0 && !wait.is_zero() {
+            return self.wait_for_one(wait, acks).await;
         }
+        let mut taken = self.sweep(max, acks).await?;
         if taken.entries.is_empty() && max > 0 && !wait.is_zero() {
-            match self.wait_for_one(wait).await {
-                Ok(entry) => taken.entries.extend(entry),
+            match self.wait_for_one(wait, &[]).await {
+                Ok(late) => taken.entries = late.entries,
                 // The acks are made and must be answered; the next take will meet the error again.
                 Err(error) if !acks.is_empty() => tracing::debug!(queue = self.name, %error, "waiting for an entry failed"),
                 Err(error) => return Err(error),

@@ -26,17 +26,17 @@ fn released(desk: &Desk) -> Vec<Bytes> {
 #[test]
 fn what_is_in_hand_grows_with_the_pace() {
     let (mut desk, now) = desk(ConsumerConfig { concurrency: 2, lease: Duration::from_secs(80), ..ConsumerConfig::default() });
-    assert_eq!(desk.wanted(now), 2, "nothing is known about the pace");
+    assert_eq!(desk.wanted(0, now), 2, "nothing is known about the pace");
     desk.receive(vec![entry(1), entry(2)], now);
-    assert_eq!(desk.wanted(now), 0);
+    assert_eq!(desk.wanted(0, now), 0);
     for slot in start_all(&mut desk, now) {
         desk.conclude(slot, Verdict::Done, now + Duration::from_secs(1));
     }
-    assert_eq!(desk.wanted(now), 20, "two handlers finish twenty in an eighth of the lease");
+    assert_eq!(desk.wanted(0, now), 20, "two handlers finish twenty in an eighth of the lease");
     desk.receive((0..20).map(entry).collect(), now);
     let slots = start_all(&mut desk, now);
     desk.conclude(slots[0], Verdict::Done, now + Duration::from_secs(60));
-    assert_eq!(desk.wanted(now), 0, "a slow one is believed at once");
+    assert_eq!(desk.wanted(0, now), 0, "a slow one is believed at once");
 }
 
 #[test]
@@ -58,18 +58,18 @@ fn of_several_suspects_one_is_kept() {
     assert_eq!(released(&desk), [suspect(3)]);
     desk.steps.clear();
     let slots = start_all(&mut desk, now);
-    assert_eq!((slots.len(), desk.wanted(now)), (2, 0), "the suspect waits until nothing else runs");
+    assert_eq!((slots.len(), desk.wanted(0, now)), (2, 0), "the suspect waits until nothing else runs");
     desk.conclude(slots[0], Verdict::Done, now);
     desk.conclude(slots[1], Verdict::Done, now);
     assert!(desk.next(true, now).is_none(), "acks are sent first");
     desk.take_acks();
     assert!(desk.next(false, now).is_none(), "and have arrived");
     let (slot, delivery) = desk.next(true, now).unwrap();
-    assert_eq!((delivery.entry, desk.wanted(now)), (suspect(2), 0));
+    assert_eq!((delivery.entry, desk.wanted(0, now)), (suspect(2), 0));
     desk.conclude(slot, Verdict::Done, now);
-    assert_eq!(desk.wanted(now), 1, "there may be more of its kind");
+    assert_eq!(desk.wanted(0, now), 1, "there may be more of its kind");
     desk.receive(vec![entry(5)], now);
-    assert!(desk.wanted(now) > 1);
+    assert!(desk.wanted(0, now) > 1);
 }
 
 #[test]
@@ -78,14 +78,14 @@ fn a_pause_grows_until_a_probe_succeeds() {
     let outage = || Verdict::Outage { error: "no chain".into() };
     let mut pauses = vec![];
     for _ in 0..12 {
-        assert_eq!(desk.wanted(now), 1);
+        assert_eq!(desk.wanted(0, now), 1);
         desk.receive(vec![entry(1)], now);
         let (slot, _) = desk.next(true, now).unwrap();
         desk.conclude(slot, outage(), now);
         assert_eq!(released(&desk), [entry(1)]);
         desk.steps.clear();
         let until = desk.pause.as_ref().unwrap().until;
-        assert_eq!(desk.wanted(until - Duration::from_millis(1)), 0);
+        assert_eq!(desk.wanted(0, until - Duration::from_millis(1)), 0);
         pauses.push(until - now);
         now = until;
     }
