@@ -222,8 +222,12 @@ impl Role {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
         assert!(status.is_ok_and(|status| status.success()), "signal {name} to hokusai {}", self.name);
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGKILL; gone when this returns.
