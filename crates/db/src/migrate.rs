@@ -12,7 +12,7 @@ use crate::{Backend, Database, Error, Tx};
 /// The key of the PostgreSQL advisory lock held while migrating: "hokusai" in ASCII.
 const LOCK_KEY: i64 = 0x0068_6f6b_7573_6169;
 
-/// One step. `sql` may hold several statements; `BYTEA` is written as `BLOB` on SQLite.
+/// One step. It may hold several statements; `BYTEA` is written as `BLOB` on SQLite.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
     /// Whose tables: the crate's short name.
@@ -21,6 +21,8 @@ pub struct Migration {
     pub number: i64,
     /// The statements.
     pub sql: &'static str,
+    /// Those for SQLite, if they are others.
+    pub sqlite: Option<&'static str>,
 }
 
 pub(crate) async fn run(db: &Database, migrations: &[Migration]) -> Result<(), Error> {
@@ -60,7 +62,7 @@ fn refuse_newer(applied: &HashMap<String, i64>, migrations: &[Migration]) -> Res
 async fn apply(backend: Backend, tx: &mut Tx, migration: &Migration) -> Result<(), Error> {
     let named = |source| Error::Migration { room: migration.room, number: migration.number, source };
     let sql = match backend {
-        Backend::Sqlite => migration.sql.replace("BYTEA", "BLOB"),
+        Backend::Sqlite => migration.sqlite.unwrap_or(migration.sql).replace("BYTEA", "BLOB"),
         Backend::Postgres => migration.sql.to_owned(),
     };
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **tx).await.map_err(named)?;

@@ -3,10 +3,11 @@ use super::*;
 const STEPS: &[Migration] = &[
     Migration {
         room: "a",
+        sqlite: None,
         number: 1,
         sql: "CREATE TABLE a (id BIGINT PRIMARY KEY, body BYTEA NOT NULL, score DOUBLE PRECISION, name TEXT)",
     },
-    Migration { room: "a", number: 2, sql: "CREATE TABLE b (id BIGINT); CREATE INDEX b_id ON b (id)" },
+    Migration { room: "a", number: 2, sql: "CREATE TABLE b (id BIGINT); CREATE INDEX b_id ON b (id)", sqlite: None },
 ];
 
 type Row = (i64, Vec<u8>, Option<f64>, Option<String>);
@@ -68,7 +69,7 @@ async fn postgres() {
 async fn a_failed_migration_names_its_step_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let db = Database::open(&format!("sqlite:{}/x.db", dir.path().display())).await.unwrap();
-    let broken = Migration { room: "a", number: 1, sql: "CREATE TABLE z (id BIGINT); SELECT nonsense" };
+    let broken = Migration { room: "a", number: 1, sql: "CREATE TABLE z (id BIGINT); SELECT nonsense", sqlite: None };
     let error = db.migrate(&[broken]).await.unwrap_err();
     assert!(error.to_string().starts_with("migration a/1 failed"), "{error}");
     assert!(sqlx::query("SELECT 1 FROM z").fetch_optional(db.reader()).await.is_err());

@@ -156,6 +156,7 @@ fn parameters(tx: &Tx, rows: usize, columns: usize) -> String {
     }
 }
 
-fn on_sqlite(tx: &Tx) -> bool {
+/// Whether the database is SQLite, where writers take turns.
+pub(crate) fn on_sqlite(tx: &Tx) -> bool {
     tx.backend_name() == "SQLite"
 }

@@ -3,8 +3,9 @@
 //! Invariants:
 //!
 //! - An event's bytes are written once and never change: a second publication is identical to the first.
-//! - Positions are dense, begin at 1, and are given by `assign` alone, under the lock of the `source` row: an event that
-//!   commits late (on PostgreSQL a transaction may overtake another) gets a late position and is never passed over.
+//! - Positions are dense, begin at 1, and are given under the lock of the `source` row, in the order of the commits. On SQLite,
+//!   whose only writer is that lock, `append` gives them; on PostgreSQL, where a transaction may overtake another, `assign`
+//!   does so when relaying: an event that commits late gets a late position and is never passed over.
 //! - What is finished is known per (event, queue); being dead-lettered is not being finished.
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::bulk::{
-    AnyQuery,
+    self, AnyQuery,
     Column::{Bytes as Blob, Number, Text},
     Filled, Insert,
 };
@@ -75,27 +76,45 @@ pub(crate) fn new_id() -> String {
 ///
 /// [`Error::Exists`] if one of the message ids is taken.
 pub async fn append(tx: &mut Tx, events: &[NewEvent]) -> Result<(), Error> {
-    OUTBOX.run(tx, events.to_vec(), bind).await.map(drop)
+    let first = if bulk::on_sqlite(tx) { Some(reserve(tx, events.len()).await?) } else { None };
+    OUTBOX.run(tx, placed(first, events.to_vec()), bind).await.map(drop)
 }
 
 const OUTBOX: Insert = Insert {
-    into: "outbox (message_id, message_type, registration_id, envelope, created_ms)",
-    columns: &[Text, Text, Text, Blob, Number],
+    into: "outbox (message_id, message_type, registration_id, envelope, created_ms, position)",
+    columns: &[Text, Text, Text, Blob, Number, Number],
     tail: "",
 };
 
-/// The insert of `events`, which are moved into it, with room for so many.
-pub(crate) fn append_of(room: usize, events: Vec<NewEvent>) -> Filled<'static> {
-    OUTBOX.of(room, events, bind)
+/// Takes so many positions, on SQLite; answers the first.
+pub(crate) async fn reserve(tx: &mut Tx, events: usize) -> Result<i64, Error> {
+    let events = i64::try_from(events).expect("a transaction appends few events");
+    let last: i64 = sqlx::query_scalar("UPDATE source SET last_position = last_position + $1 RETURNING last_position")
+        .bind(events)
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(last - events + 1)
 }
 
-fn bind(query: AnyQuery, event: NewEvent) -> AnyQuery {
+/// The insert of `events`, which are moved into it, with room for so many; the first has position `first`, if they have any yet.
+pub(crate) fn append_of(room: usize, first: Option<i64>, events: Vec<NewEvent>) -> Filled<'static> {
+    OUTBOX.of(room, placed(first, events), bind)
+}
+
+/// Each of `events` with its position.
+fn placed(first: Option<i64>, events: Vec<NewEvent>) -> Vec<(NewEvent, Option<i64>)> {
+    let positions = (0..).map(|offset| first.map(|first| first + offset));
+    events.into_iter().zip(positions).collect()
+}
+
+fn bind(query: AnyQuery, (event, position): (NewEvent, Option<i64>)) -> AnyQuery {
     query
         .bind(event.message_id)
         .bind(event.message_type.as_str())
         .bind(event.registration_id)
         .bind(Vec::from(event.envelope))
         .bind(event.at.as_millisecond())
+        .bind(position)
 }
 
 /// Records that `queue`'s consumers are done with an event: it will not be published there again. Recording it twice, or
@@ -142,11 +161,7 @@ pub async fn renew_source(db: &Database) -> Result<String, Error> {
     lock_source(&mut tx).await?;
     let id = Uuid::new_v4().to_string();
     sqlx::query("UPDATE source SET id = $1").bind(id.as_str()).execute(&mut *tx).await?;
-    sqlx::query(
-        "UPDATE relay_progress SET position = NULL, position_event = NULL, attempted = NULL, attempted_event = NULL, stopped = NULL",
-    )
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query("UPDATE relay_progress SET position = NULL, position_event = NULL, stopped = NULL").execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(id)
 }
@@ -162,8 +177,7 @@ pub(crate) async fn own_position(db: &Database, queue: &str, cursor: &Cursor) ->
     let own: Option<(i64,)> = sqlx::query_as(
         "SELECT 1 FROM outbox WHERE position = $1 AND message_id = $2
          UNION ALL
-         SELECT 1 FROM relay_progress
-         WHERE queue = $3 AND (position = $1 AND position_event = $2 OR attempted = $1 AND attempted_event = $2)",
+         SELECT 1 FROM relay_progress WHERE queue = $3 AND position = $1 AND position_event = $2",
     )
     .bind(position)
     .bind(message_id)
@@ -194,8 +208,12 @@ pub(crate) async fn lock_source(tx: &mut Tx) -> Result<Source, Error> {
     Ok(Source { id, last_position })
 }
 
-/// Gives the next positions to at most `limit` committed events that have none, oldest first. The caller holds `source`.
+/// Gives the next positions to at most `limit` committed events that have none, oldest first; on SQLite there are no such
+/// events. The caller holds `source`.
 pub(crate) async fn assign(tx: &mut Tx, source: &mut Source, limit: i64) -> Result<(), Error> {
+    if bulk::on_sqlite(tx) {
+        return Ok(());
+    }
     let given = sqlx::query(
         "WITH next AS (
             SELECT message_id, $1 + ROW_NUMBER() OVER (ORDER BY created_ms, message_id) AS position

@@ -5,28 +5,28 @@
 //! reply, by this relay or by another on the same database, is refused and does no harm.
 //!
 //! ```text
-//!            ┌────────── nothing waits ──────────┐
-//!            ▼                                   │
-//!          idle ──events──▶ attempt recorded ──push──▶ moved: cursor known to be at the attempt
-//!            ▲                    ▲              │
-//!            │                    │              ├─ refused, at the attempt: the reply was lost; as if moved
-//!            │                    │              ├─ refused, absent or at another event of ours: the queue lost writes; go there
-//!            │                    └── outage ────┤
-//!            │                                   └─ refused, at no event of ours: not our cursor; stopped until someone decides
-//!            └── another relay moved it meanwhile: look again
+//!            ┌─── nothing waits: noted, now and then verified ───┐
+//!            ▼                                                   │
+//!          idle ──events──▶ push from where the queue is believed to be ──▶ moved: it is there
+//!                                 ▲            │
+//!                                 │            ├─ refused, further on at an event of ours: the reply was lost, or another
+//!                                 │            │  relay is at work; go on from there
+//!                                 │            ├─ refused, absent or at an earlier event of ours: it lost writes; go there
+//!                                 └── outage ──┤
+//!                                              └─ refused, at no event of ours: not our cursor; stopped until someone decides
 //! ```
 //!
 //! Invariants:
 //!
-//! - An attempt (the position a push would leave) is committed before the push, and repeated unchanged until it is
-//!   answered.
 //! - A cursor is ours if this database has the event that it names, at the position that it names. A position alone proves
-//!   nothing: a database that was restored gives the same positions to other events.
-//! - Positions are assigned in the transaction that records the attempt, so that a lane costs one commit for each push; that
-//!   a push arrived is recorded with the next attempt, or when there is nothing more to push.
+//!   nothing: a database that was restored gives the same positions to other events. What a queue's cursor may name is not
+//!   pruned.
+//! - A push carries only events whose positions are committed. It needs no commit of its own: the queue's cursor tells every
+//!   relay how far the others came, and what the database notes of it may be old.
 //! - A lane shares nothing with the others but the database: a stuck queue holds up no other.
 
 mod lane;
+mod progress;
 mod status;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -54,8 +54,8 @@ pub struct Published {
     pub envelope: Bytes,
 }
 
-/// The events of a queue's subscription that the relay has already given a position, in their order. What has none will be
-/// published anyway.
+/// The events of a queue's subscription that the relay has already published there, or is about to, in their order. The others
+/// will be published anyway.
 ///
 /// # Errors
 ///
@@ -65,6 +65,7 @@ pub async fn published(db: &Database, queue: &str, which: &Which) -> Result<Vec<
             (SELECT COUNT(*) FROM finished f WHERE f.message_id = o.message_id AND f.queue = $1), o.envelope
          FROM outbox o
          JOIN subscriptions s ON s.queue = $1 AND s.message_type = o.message_type AND o.position > s.start_position
+         JOIN relay_progress p ON p.queue = $1 AND o.position <= p.position
          LEFT JOIN registrations r ON r.id = o.registration_id";
     type Row = (String, String, i64, Option<String>, Option<String>, i64, Vec<u8>);
     let ask = |condition: &str| sqlx::AssertSqlSafe(format!("{SELECT} WHERE {condition} ORDER BY o.position"));

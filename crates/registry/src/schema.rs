@@ -8,10 +8,11 @@
 //! - `registrations`: what was answered, and how it went on. `document` is fixed when registering; `deployment` comes later.
 //! - `registration_history`: append-only, numbered for each registration.
 //! - `idempotency_keys`: which registration a caller's key was spent on, and for which content.
-//! - `outbox`: events with the exact bytes to publish. `position` is NULL until the relay gives one.
+//! - `outbox`: events with the exact bytes to publish. On PostgreSQL, where a transaction may overtake another, `position` is NULL
+//!   until the relay gives one. On SQLite, whose writers take turns, an event has its position from the start, as its row's key.
 //! - `subscriptions`: which event types go to which queue, from which position on.
-//! - `relay_progress`: for each queue the cursor it is known to hold, and the one push that may be under way; of each the
-//!   position and the event there, kept here because the event itself may be pruned.
+//! - `relay_progress`: for each queue the cursor that it was last noted to have; NULL before the relay first published there, 0
+//!   while the queue has none.
 //! - `finished`: events that a queue's consumers are done with, never to be published there again; `swept` is 1 if nobody
 //!   said so and the sweep found them gone.
 //! - `mlflow_tags`: the tags that MLflow shows of a registration; `mlflow_tagged_until`: one row, how far the tagger has looked.
@@ -23,6 +24,7 @@ use hokusai_db::Migration;
 pub const MIGRATIONS: &[Migration] = &[
     Migration {
         room: "registry",
+        sqlite: None,
         number: 1,
         sql: "
 CREATE TABLE source (
@@ -112,6 +114,7 @@ CREATE TABLE finished (
     // Which events are finished because the sweep found them gone; and the registrations that the reconciler asks for.
     Migration {
         room: "registry",
+        sqlite: None,
         number: 2,
         sql: "
 ALTER TABLE finished ADD COLUMN swept BIGINT NOT NULL DEFAULT 0;
@@ -122,6 +125,7 @@ CREATE INDEX finished_swept ON finished (queue, at_ms) WHERE swept = 1;
     // unfinished events are published again.
     Migration {
         room: "registry",
+        sqlite: None,
         number: 3,
         sql: "
 ALTER TABLE relay_progress ADD COLUMN position_event TEXT;
@@ -134,6 +138,7 @@ UPDATE source SET id = id || '-named';
     Migration {
         room: "registry",
         number: 4,
+        sqlite: None,
         sql: "
 CREATE TABLE mlflow_tags (
     registration_id TEXT PRIMARY KEY,
@@ -151,4 +156,55 @@ CREATE TABLE mlflow_deliveries (
 CREATE INDEX mlflow_deliveries_time ON mlflow_deliveries (at_ms);
 ",
     },
+    // On SQLite an event's position is given at once and is the key of its row; what has few columns lies in its own index.
+    Migration { room: "registry", number: 5, sql: "", sqlite: Some(POSITIONED) },
+    // A push is not recorded before it is made any more.
+    Migration {
+        room: "registry",
+        number: 6,
+        sql: "
+UPDATE relay_progress SET position = 0 WHERE position IS NULL AND attempted IS NOT NULL;
+ALTER TABLE relay_progress DROP COLUMN attempted;
+ALTER TABLE relay_progress DROP COLUMN attempted_event;
+",
+        sqlite: None,
+    },
 ];
+
+const POSITIONED: &str = "
+INSERT INTO source (one, id, last_position)
+SELECT 1, lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-8' ||
+    substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))), 0
+WHERE NOT EXISTS (SELECT 1 FROM source);
+CREATE TABLE positioned (
+    position INTEGER PRIMARY KEY,
+    message_id TEXT NOT NULL UNIQUE,
+    message_type TEXT NOT NULL,
+    registration_id TEXT,
+    envelope BYTEA NOT NULL,
+    created_ms BIGINT NOT NULL
+);
+INSERT INTO positioned SELECT position, message_id, message_type, registration_id, envelope, created_ms FROM outbox WHERE position IS NOT NULL;
+INSERT INTO positioned
+SELECT (SELECT last_position FROM source) + ROW_NUMBER() OVER (ORDER BY created_ms, message_id),
+    message_id, message_type, registration_id, envelope, created_ms
+FROM outbox WHERE position IS NULL;
+UPDATE source SET last_position = MAX(last_position, (SELECT COALESCE(MAX(position), 0) FROM positioned));
+DROP TABLE outbox;
+ALTER TABLE positioned RENAME TO outbox;
+CREATE TABLE identities (
+    source_key BYTEA NOT NULL,
+    token_key TEXT NOT NULL,
+    model_name TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    artifact_path TEXT NOT NULL,
+    model_version TEXT,
+    registration_id TEXT,
+    digest BYTEA,
+    created_ms BIGINT NOT NULL,
+    PRIMARY KEY (source_key, token_key)
+) WITHOUT ROWID;
+INSERT INTO identities SELECT source_key, token_key, model_name, run_id, artifact_path, model_version, registration_id, digest, created_ms FROM intents;
+DROP TABLE intents;
+ALTER TABLE identities RENAME TO intents;
+";

@@ -74,15 +74,15 @@ pub enum SubscribeError {
     /// What was asked for cannot be read; the text says what and where.
     #[error("{0}")]
     Syntax(String),
-    /// The queue already went past the start that was asked for.
+    /// The queue may already be past the start that was asked for.
     #[error(
-        "queue {queue} has already received events up to position {position}; a new type can only start there now, \
-         so subscribe from `now`, or subscribe another queue"
+        "queue {queue} already receives events, and may have received those up to position {position}; a new type can only start \
+         there now, so subscribe from `now`, or subscribe another queue"
     )]
     Behind {
         /// The queue.
         queue: String,
-        /// Where it is.
+        /// The last position given.
         position: i64,
     },
     /// The default queue receives only `model_ready_to_deploy`.
@@ -180,10 +180,8 @@ impl Subscriptions {
         self.refuse_default(&mut tx, wanted).await?;
         let start = start_position(&mut tx, &source, wanted.start).await?;
         let types = missing_types(&mut tx, wanted).await?;
-        if let (Some(position), false) = (position_of(&mut tx, &wanted.queue).await?, types.is_empty())
-            && start < position
-        {
-            return Err(SubscribeError::Behind { queue: wanted.queue.clone(), position });
+        if !types.is_empty() && start < source.last_position && is_begun(&mut tx, &wanted.queue).await? {
+            return Err(SubscribeError::Behind { queue: wanted.queue.clone(), position: source.last_position });
         }
         for message_type in types {
             insert(&mut tx, &wanted.queue, message_type, start, false).await?;
@@ -262,7 +260,7 @@ impl Subscriptions {
                     queue,
                     types: BTreeSet::from([message_type]),
                     is_default: is_default != 0,
-                    position,
+                    position: position.filter(|position| *position > 0),
                     stopped,
                     rewinds: rewinds.unwrap_or(0),
                 }),
@@ -320,10 +318,11 @@ async fn start_position(tx: &mut Tx, source: &Source, start: Start) -> Result<i6
     Ok(first.map_or(source.last_position, |first| first - 1))
 }
 
-async fn position_of(tx: &mut Tx, queue: &str) -> Result<Option<i64>, SubscribeError> {
-    let row: Option<(Option<i64>, Option<i64>)> =
-        sqlx::query_as("SELECT position, attempted FROM relay_progress WHERE queue = $1").bind(queue).fetch_optional(&mut **tx).await?;
-    Ok(row.and_then(|(position, attempted)| attempted.max(position)))
+/// Whether the relay publishes to the queue: then it may be anywhere in what is committed.
+async fn is_begun(tx: &mut Tx, queue: &str) -> Result<bool, SubscribeError> {
+    let row: Option<(Option<i64>,)> =
+        sqlx::query_as("SELECT position FROM relay_progress WHERE queue = $1").bind(queue).fetch_optional(&mut **tx).await?;
+    Ok(row.is_some_and(|(position,)| position.is_some()))
 }
 
 async fn subscribed_types(tx: &mut Tx, queue: &str) -> Result<BTreeSet<String>, SubscribeError> {

@@ -246,6 +246,8 @@ impl Sweep {
                 "SELECT o.message_id FROM outbox o
                  WHERE o.position <= (SELECT last_position FROM source) - $3 AND o.created_ms < $1
                    AND NOT EXISTS (
+                     SELECT 1 FROM relay_progress p JOIN subscriptions s ON s.queue = p.queue WHERE p.position < o.position)
+                   AND NOT EXISTS (
                      SELECT 1 FROM subscriptions s WHERE s.message_type = o.message_type AND s.start_position < o.position
                        AND NOT EXISTS (SELECT 1 FROM finished f WHERE f.message_id = o.message_id AND f.queue = s.queue))
                    AND NOT EXISTS (

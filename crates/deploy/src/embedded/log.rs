@@ -23,6 +23,7 @@ use super::{
 /// The table of the block log.
 pub const MIGRATIONS: &[Migration] = &[Migration {
     room: "embedded",
+    sqlite: None,
     number: 1,
     sql: "CREATE TABLE embedded_blocks (
               number BIGINT NOT NULL PRIMARY KEY,

@@ -10,10 +10,10 @@ use hokusai_db::Migration;
 
 /// The tables of the ledger.
 pub const MIGRATIONS: &[Migration] = &[
-    Migration { room: "deploy", number: 1, sql: TABLES },
-    Migration { room: "deploy", number: 2, sql: SECOND_TRIES },
-    Migration { room: "deploy", number: 3, sql: WISHES },
-    Migration { room: "deploy", number: 4, sql: BESTS },
+    Migration { room: "deploy", number: 1, sql: TABLES, sqlite: None },
+    Migration { room: "deploy", number: 2, sql: SECOND_TRIES, sqlite: None },
+    Migration { room: "deploy", number: 3, sql: WISHES, sqlite: None },
+    Migration { room: "deploy", number: 4, sql: BESTS, sqlite: None },
 ];
 
 const TABLES: &str = "

@@ -37,12 +37,13 @@ const EXPIRED_BYTES: usize = 8 << 20;
 
 /// The tables.
 pub const MIGRATIONS: &[Migration] = &[
-    Migration { room: "queue", number: 1, sql: include_str!("tables.sql") },
-    Migration { room: "queue", number: 2, sql: "ALTER TABLE queue_heads ADD COLUMN pause TEXT" },
+    Migration { room: "queue", number: 1, sql: include_str!("tables.sql"), sqlite: None },
+    Migration { room: "queue", number: 2, sql: "ALTER TABLE queue_heads ADD COLUMN pause TEXT", sqlite: None },
     // Cursors name their event. What a bare position stood at cannot be told any more, so the old ones go: their relays, whose
     // own migration gives their databases a new source id, publish what is unfinished again.
     Migration {
         room: "queue",
+        sqlite: None,
         number: 3,
         sql: "
 DROP TABLE queue_cursors;

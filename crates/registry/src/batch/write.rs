@@ -126,16 +126,22 @@ pub(super) async fn insert(tx: &mut Tx, items: &[Arc<Prepared>], new: Vec<New>, 
         documents.push(finished.json);
         events.push(finished.events);
     }
+    let mut position = None;
+    if bulk::on_sqlite(tx) && !events.is_empty() {
+        position = Some(outbox::reserve(tx, events.iter().map(Vec::len).sum()).await?);
+    }
     let (mut documents, mut events) = (documents.into_iter(), events.into_iter());
     for chunk in rows.chunks(bulk::LIST) {
         let room = bulk::room(chunk.len());
         let documents: Vec<String> = documents.by_ref().take(chunk.len()).collect();
         let events: Vec<NewEvent> = events.by_ref().take(chunk.len()).flatten().collect();
+        let first = position;
+        position = position.map(|position| position + i64::try_from(events.len()).expect("a batch is small"));
         let inserts = vec![
             registrations(items, chunk, room, documents, at_ms),
             intents(items, chunk, room, at_ms),
             history(items, chunk, room, at_ms),
-            outbox::append_of(EVENTS * room, events),
+            outbox::append_of(EVENTS * room, first, events),
         ];
         bulk::together(tx, inserts).await?;
     }

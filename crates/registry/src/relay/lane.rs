@@ -6,12 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use hokusai_db::Tx;
 use hokusai_queue::{Cursor, Queue, RelayBatch, Relayed};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{RelayError, Shared};
+use super::{
+    RelayError, Shared,
+    progress::{begin, record, rewind, stop},
+};
 use crate::{nudge::Waiter, outbox};
 
 /// What a pass did.
@@ -31,48 +33,54 @@ pub(super) enum Moved {
 /// What the database says about this lane.
 struct Standing {
     source: String,
-    position: Option<Cursor>,
-    attempted: Option<Cursor>,
+    /// Where the queue was last noted to be.
+    noted: Option<Cursor>,
+    /// Whether the relay has ever published to the queue.
+    begun: bool,
     stopped: Option<String>,
     last_position: i64,
+    /// Whether there are events without a position.
     waiting: bool,
+    /// Whether the queue can be where this lane believes it to be: not if the database was restored under it.
+    believable: bool,
 }
 
-/// What is to be done next.
-enum Plan {
-    Push(Push),
-    /// Somebody else was at it: look again.
-    Again,
-    Nothing,
+/// Where the queue's cursor is believed to be.
+#[derive(Debug, Clone)]
+pub(super) struct Belief {
+    pub(super) source: String,
+    pub(super) cursor: Option<Cursor>,
+    /// Whether the database was told this cursor, and when it was last told one.
+    pub(super) is_recorded: bool,
+    pub(super) recorded: Instant,
 }
 
 /// A push: from the cursor the queue should have to the one it is to have.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 struct Push {
     expected: Option<Cursor>,
     next: Cursor,
+    entries: Vec<Bytes>,
 }
 
 /// What a refused push means.
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
-    /// It had arrived, and its answer was lost.
-    ReplyLost,
-    /// The queue is elsewhere in what this database has published: it lost writes, and a push that was still under way may
-    /// have moved it on since.
-    Elsewhere(Option<Cursor>),
+    /// The queue is further: the push had arrived and its answer was lost, or another relay publishes too.
+    Ahead(Cursor),
+    /// The queue lost writes.
+    Behind(Option<Cursor>),
     /// The cursor names no event of this database.
     Foreign(Cursor),
 }
 
 impl Refusal {
-    /// Sound only if the database still says that `push` is the one under way: otherwise another relay moved on. `own` says
-    /// whether `actual` names an event of this database.
-    fn of(push: &Push, actual: Option<Cursor>, own: bool) -> Self {
+    /// `own` says whether `actual` names an event of this database.
+    fn of(expected: Option<&Cursor>, actual: Option<Cursor>, own: bool) -> Self {
         match actual {
             Some(actual) if !own => Self::Foreign(actual),
-            Some(actual) if actual == push.next => Self::ReplyLost,
-            actual => Self::Elsewhere(actual),
+            Some(actual) if position(Some(&actual)) > position(expected) => Self::Ahead(actual),
+            actual => Self::Behind(actual),
         }
     }
 }
@@ -86,8 +94,7 @@ pub(super) struct Lane {
     shared: Arc<Shared>,
     name: String,
     queue: Option<Arc<dyn Queue>>,
-    /// A push that arrived, which the database does not say yet.
-    arrived: Option<Push>,
+    belief: Option<Belief>,
     /// When the queue's cursor was last known to be where it should be.
     verified: Option<Instant>,
     /// Whether the last push was as large as one may be, so that there is probably more.
@@ -96,7 +103,7 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, name: String) -> Self {
-        Self { shared, name, queue: None, arrived: None, verified: None, full: false }
+        Self { shared, name, queue: None, belief: None, verified: None, full: false }
     }
 
     pub(super) async fn run(mut self, end: CancellationToken) {
@@ -121,6 +128,11 @@ impl Lane {
                 }
             }
         }
+        if let Some(belief) = self.belief.as_mut()
+            && let Err(error) = record(&self.shared.db, &self.name, belief).await
+        {
+            tracing::debug!(queue = self.name, %error, "where the queue is was not recorded; the next relay will ask it");
+        }
     }
 
     async fn wait(&self, waiter: &mut Waiter, end: &CancellationToken) {
@@ -138,31 +150,50 @@ impl Lane {
 
     /// One push, or what has to be settled before one.
     pub(super) async fn pass(&mut self) -> Result<Moved, RelayError> {
-        let Some(standing) = self.standing().await? else { return Ok(Moved::Nothing) };
+        let Some(mut standing) = self.standing().await? else { return Ok(Moved::Nothing) };
         if let Some(reason) = standing.stopped {
             self.shared.status.note_stopped(&self.name, &reason);
+            self.belief = None;
             return Ok(Moved::Stopped);
         }
-        let push = match self.plan(&standing).await? {
-            Plan::Push(push) => push,
-            Plan::Again => return Ok(Moved::On { entries: 0 }),
-            Plan::Nothing => {
-                self.note(standing.position.as_ref(), standing.last_position);
-                return self.verify(&standing).await;
-            }
+        if standing.waiting {
+            standing.last_position = self.assign().await?;
+        }
+        let believed = self.belief.take().filter(|belief| belief.source == standing.source && standing.believable);
+        let mut belief = believed.unwrap_or_else(|| Belief {
+            source: standing.source.clone(),
+            cursor: standing.noted.clone(),
+            is_recorded: true,
+            recorded: Instant::now(),
+        });
+        let moved = self.push_from(&standing, &mut belief).await;
+        self.belief = Some(belief);
+        moved
+    }
+
+    async fn push_from(&mut self, standing: &Standing, belief: &mut Belief) -> Result<Moved, RelayError> {
+        let push = if standing.last_position > position(belief.cursor.as_ref()) { self.next(belief.cursor.clone()).await? } else { None };
+        let Some(push) = push else {
+            record(&self.shared.db, &self.name, belief).await?;
+            self.note(belief.cursor.as_ref(), standing.last_position);
+            return self.verify(belief).await;
         };
-        self.full = position(Some(&push.next)) - position(push.expected.as_ref()) >= i64::from(self.shared.config.batch);
-        let entries = self.entries(&push).await?;
-        let queue = self.queue().await?;
-        let batch = RelayBatch { source: &standing.source, expected: push.expected.as_ref(), next: &push.next, entries: &entries };
-        match queue.relay(batch).await.map_err(|source| self.failed(source))? {
+        if !standing.begun {
+            begin(&self.shared.db, &self.name).await?;
+        }
+        let Push { expected, next, entries } = push;
+        let batch = RelayBatch { source: &belief.source, expected: expected.as_ref(), next: &next, entries: &entries };
+        match self.queue().await?.relay(batch).await.map_err(|source| self.failed(source))? {
             Relayed::Moved => {
-                self.note(Some(&push.next), standing.last_position);
-                self.arrived = Some(push);
+                self.note(Some(&next), standing.last_position);
+                belief.move_to(Some(next));
+                if belief.is_due(self.shared.config.poll) {
+                    record(&self.shared.db, &self.name, belief).await?;
+                }
                 self.verified = Some(Instant::now());
                 Ok(Moved::On { entries: entries.len() as u64 })
             }
-            Relayed::Refused { actual } => self.refused(&push, Some(&push.next), actual).await,
+            Relayed::Refused { actual } => self.refused(belief, actual).await,
         }
     }
 
@@ -173,19 +204,16 @@ impl Lane {
 
     /// With nothing to publish, makes sure now and then that the queue still has its cursor: a queue that lost its
     /// writes must not have to wait for the next event to get the last ones again.
-    async fn verify(&mut self, standing: &Standing) -> Result<Moved, RelayError> {
+    async fn verify(&mut self, belief: &mut Belief) -> Result<Moved, RelayError> {
         let due = self.verified.is_none_or(|verified| verified.elapsed() >= self.shared.config.verify);
-        let (true, Some(position)) = (due, &standing.position) else { return Ok(Moved::Nothing) };
-        let batch = RelayBatch { source: &standing.source, expected: Some(position), next: position, entries: &[] };
+        let (true, Some(at)) = (due, belief.cursor.clone()) else { return Ok(Moved::Nothing) };
+        let batch = RelayBatch { source: &belief.source, expected: Some(&at), next: &at, entries: &[] };
         match self.queue().await?.relay(batch).await.map_err(|source| self.failed(source))? {
             Relayed::Moved => {
                 self.verified = Some(Instant::now());
                 Ok(Moved::Nothing)
             }
-            Relayed::Refused { actual } => {
-                let push = Push { expected: standing.position.clone(), next: position.clone() };
-                self.refused(&push, None, actual).await
-            }
+            Relayed::Refused { actual } => self.refused(belief, actual).await,
         }
     }
 
@@ -203,185 +231,106 @@ impl Lane {
     }
 
     async fn standing(&self) -> Result<Option<Standing>, RelayError> {
-        type Row = (String, i64, Option<i64>, Option<String>, Option<i64>, Option<String>, Option<String>, i64);
+        type Row = (String, i64, Option<i64>, Option<String>, Option<String>, i64, i64);
+        let believed = self.belief.as_ref().and_then(|belief| belief.cursor.clone());
+        let (at, event) = believed.as_ref().and_then(Cursor::event).unwrap_or_default();
         let row: Option<Row> = sqlx::query_as(
-            "SELECT s.id, s.last_position, p.position, p.position_event, p.attempted, p.attempted_event, p.stopped,
-                    (SELECT COUNT(*) FROM (SELECT 1 AS one FROM outbox WHERE position IS NULL LIMIT 1) AS waiting)
+            "SELECT s.id, s.last_position, p.position, p.position_event, p.stopped,
+                    (SELECT COUNT(*) FROM (SELECT 1 AS one FROM outbox WHERE position IS NULL LIMIT 1) AS waiting),
+                    (SELECT COUNT(*) FROM outbox o WHERE o.position = $2 AND o.message_id = $3)
              FROM source s, relay_progress p WHERE p.queue = $1",
         )
         .bind(self.name.as_str())
+        .bind(at)
+        .bind(event)
         .fetch_optional(self.shared.db.reader())
         .await?;
         let cursor = |position: Option<i64>, event: Option<String>| Some(Cursor::new(position?, &event?));
-        Ok(row.map(|(source, last_position, position, event, attempted, attempted_event, stopped, waiting)| Standing {
-            source,
-            position: cursor(position, event),
-            attempted: cursor(attempted, attempted_event),
-            stopped,
-            last_position,
-            waiting: waiting > 0,
+        Ok(row.map(|(source, last_position, position, event, stopped, waiting, own)| {
+            let noted = cursor(position, event);
+            Standing {
+                source,
+                begun: position.is_some(),
+                believable: own > 0 || believed.is_none() || believed == noted,
+                noted,
+                stopped,
+                last_position,
+                waiting: waiting > 0,
+            }
         }))
     }
 
-    /// The next push, recorded as attempted.
-    async fn plan(&mut self, standing: &Standing) -> Result<Plan, RelayError> {
-        let is_attempt = |push: &Push| standing.position == push.expected && standing.attempted.as_ref() == Some(&push.next);
-        let arrived = self.arrived.take().filter(is_attempt);
-        if let (Some(next), None) = (&standing.attempted, &arrived) {
-            return Ok(Plan::Push(Push { expected: standing.position.clone(), next: next.clone() }));
-        }
-        let at = arrived.as_ref().map_or(&standing.position, |_| &standing.attempted).as_ref();
-        let from = position(at);
-        let more = standing.waiting || standing.last_position > from;
-        if !more && arrived.is_none() {
-            return Ok(Plan::Nothing);
-        }
+    /// Gives positions to events that have none; answers the last position given.
+    async fn assign(&self) -> Result<i64, RelayError> {
         let mut tx = self.shared.db.write().await?;
-        let mut next = None;
-        if more {
-            let batch = i64::from(self.shared.config.batch);
-            let mut source = outbox::lock_source(&mut tx).await?;
-            outbox::assign(&mut tx, &mut source, batch).await?;
-            next = last_event(&mut tx, from, from + batch).await?;
-        }
-        let recorded = self.record(&mut tx, standing, at, next.as_ref()).await?;
+        let mut source = outbox::lock_source(&mut tx).await?;
+        outbox::assign(&mut tx, &mut source, i64::from(self.shared.config.batch)).await?;
         tx.commit().await?;
-        match next {
-            Some(next) if recorded => Ok(Plan::Push(Push { expected: at.cloned(), next })),
-            None if arrived.is_none() => Ok(Plan::Nothing),
-            // After an arrival was recorded there may be something new; after another relay's step there is.
-            _ => Ok(Plan::Again),
-        }
+        Ok(source.last_position)
     }
 
-    /// Moves the lane's row on from what `standing` saw; `false` if it is no longer as it was.
-    async fn record(
-        &self,
-        tx: &mut Tx,
-        standing: &Standing,
-        position: Option<&Cursor>,
-        attempted: Option<&Cursor>,
-    ) -> Result<bool, RelayError> {
-        let (position, attempted) = (position.and_then(Cursor::event), attempted.and_then(Cursor::event));
-        let changed = sqlx::query(
-            "UPDATE relay_progress SET position = $1, position_event = $2, attempted = $3, attempted_event = $4
-             WHERE queue = $5 AND stopped IS NULL
-               AND position_event IS NOT DISTINCT FROM $6 AND attempted_event IS NOT DISTINCT FROM $7",
-        )
-        .bind(position.map(|(position, _)| position))
-        .bind(position.map(|(_, event)| event))
-        .bind(attempted.map(|(attempted, _)| attempted))
-        .bind(attempted.map(|(_, event)| event))
-        .bind(self.name.as_str())
-        .bind(event(standing.position.as_ref()))
-        .bind(event(standing.attempted.as_ref()))
-        .execute(&mut **tx)
-        .await?;
-        Ok(changed.rows_affected() == 1)
-    }
-
-    /// The subscribed and unfinished events of a push, oldest first.
-    async fn entries(&self, push: &Push) -> Result<Vec<Bytes>, RelayError> {
-        let rows: Vec<(Vec<u8>,)> = sqlx::query_as(
-            "SELECT o.envelope FROM outbox o
-             JOIN subscriptions s ON s.queue = $1 AND s.message_type = o.message_type
-             WHERE o.position > $2 AND o.position <= $3 AND o.position > s.start_position
-               AND NOT EXISTS (SELECT 1 FROM finished f WHERE f.message_id = o.message_id AND f.queue = $1)
-             ORDER BY o.position",
+    /// The push of the events after `expected`: it carries those that are subscribed and not finished, oldest first.
+    async fn next(&mut self, expected: Option<Cursor>) -> Result<Option<Push>, RelayError> {
+        let rows: Vec<(i64, String, Option<Vec<u8>>)> = sqlx::query_as(
+            "SELECT o.position, o.message_id, CASE
+                WHEN EXISTS (
+                    SELECT 1 FROM subscriptions s WHERE s.queue = $1 AND s.message_type = o.message_type AND s.start_position < o.position)
+                 AND NOT EXISTS (SELECT 1 FROM finished f WHERE f.message_id = o.message_id AND f.queue = $1)
+                THEN o.envelope END
+             FROM outbox o WHERE o.position > $2 ORDER BY o.position LIMIT $3",
         )
         .bind(self.name.as_str())
-        .bind(position(push.expected.as_ref()))
-        .bind(position(Some(&push.next)))
+        .bind(position(expected.as_ref()))
+        .bind(i64::from(self.shared.config.batch))
         .fetch_all(self.shared.db.reader())
         .await?;
-        Ok(rows.into_iter().map(|(envelope,)| envelope.into()).collect())
+        self.full = rows.len() as u64 >= u64::from(self.shared.config.batch);
+        let Some(next) = rows.last().map(|(position, message_id, _)| Cursor::new(*position, message_id)) else { return Ok(None) };
+        let entries = rows.into_iter().filter_map(|(_, _, envelope)| envelope.map(Bytes::from)).collect();
+        Ok(Some(Push { expected, next, entries }))
     }
 
-    /// Learns from a refusal, if the database still says what it said when `push` was made: `attempted` was recorded.
-    async fn refused(&mut self, push: &Push, attempted: Option<&Cursor>, actual: Option<Cursor>) -> Result<Moved, RelayError> {
+    /// Learns from a refusal where the queue is. A cursor that names an event of this database was left there by its relay,
+    /// whatever else this one believed.
+    async fn refused(&mut self, belief: &mut Belief, actual: Option<Cursor>) -> Result<Moved, RelayError> {
         let own = match &actual {
             Some(actual) => outbox::own_position(&self.shared.db, &self.name, actual).await?.is_some(),
             None => true,
         };
-        let unchanged = self.standing().await?.is_some_and(|now| now.position == push.expected && now.attempted.as_ref() == attempted);
-        if !unchanged {
-            return Ok(Moved::On { entries: 0 });
-        }
-        match Refusal::of(push, actual, own) {
-            Refusal::ReplyLost => self.arrived = Some(push.clone()),
-            Refusal::Elsewhere(actual) => {
-                let (expected, actual) = (push.expected.as_ref(), actual.as_ref());
-                let (was, is) = (expected.map(Cursor::as_str), actual.map(Cursor::as_str));
+        let expected = belief.cursor.as_ref();
+        match Refusal::of(expected, actual, own) {
+            Refusal::Ahead(actual) => belief.move_to(Some(actual)),
+            Refusal::Behind(actual) => {
+                let (was, is) = (expected.map(Cursor::as_str), actual.as_ref().map(Cursor::as_str));
                 tracing::warn!(queue = self.name, expected = was, actual = is, "the queue lost writes; publishing again from there");
-                self.go_there(expected, attempted, actual).await?;
+                rewind(&self.shared.db, &self.name, belief, actual).await?;
             }
             Refusal::Foreign(actual) => {
-                let reason = foreign(&self.name, push, &actual);
+                let reason = foreign(&self.name, expected, &actual);
                 tracing::error!(queue = self.name, reason);
-                self.stop(push.expected.as_ref(), attempted, &reason).await?;
+                stop(&self.shared.db, &self.name, &belief.source, &reason).await?;
                 self.shared.status.note_stopped(&self.name, &reason);
                 return Ok(Moved::Stopped);
             }
         }
         Ok(Moved::On { entries: 0 })
     }
+}
 
-    async fn go_there(&self, position: Option<&Cursor>, attempted: Option<&Cursor>, actual: Option<&Cursor>) -> Result<(), RelayError> {
-        let mut tx = self.shared.db.write().await?;
-        let actual = actual.and_then(Cursor::event);
-        sqlx::query(
-            "UPDATE relay_progress
-             SET position = $1, position_event = $2, attempted = NULL, attempted_event = NULL, rewinds = rewinds + 1
-             WHERE queue = $3 AND position_event IS NOT DISTINCT FROM $4 AND attempted_event IS NOT DISTINCT FROM $5",
-        )
-        .bind(actual.map(|(actual, _)| actual))
-        .bind(actual.map(|(_, event)| event))
-        .bind(self.name.as_str())
-        .bind(event(position))
-        .bind(event(attempted))
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(())
+impl Belief {
+    pub(super) fn move_to(&mut self, cursor: Option<Cursor>) {
+        self.cursor = cursor;
+        self.is_recorded = false;
     }
 
-    async fn stop(&self, position: Option<&Cursor>, attempted: Option<&Cursor>, reason: &str) -> Result<(), RelayError> {
-        let mut tx = self.shared.db.write().await?;
-        sqlx::query(
-            "UPDATE relay_progress SET stopped = $1
-             WHERE queue = $2 AND position_event IS NOT DISTINCT FROM $3 AND attempted_event IS NOT DISTINCT FROM $4",
-        )
-        .bind(reason)
-        .bind(self.name.as_str())
-        .bind(event(position))
-        .bind(event(attempted))
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(())
+    /// Whether it is time to tell the database, with more to publish yet.
+    fn is_due(&self, every: Duration) -> bool {
+        self.recorded.elapsed() >= every
     }
 }
 
-fn event(cursor: Option<&Cursor>) -> Option<&str> {
-    cursor.and_then(Cursor::event).map(|(_, event)| event)
-}
-
-/// Where a push goes from `from`: to the last event up to `to` or, where all of those are pruned, to the next one.
-async fn last_event(tx: &mut Tx, from: i64, to: i64) -> Result<Option<Cursor>, RelayError> {
-    let event: Option<(i64, String)> = sqlx::query_as(
-        "SELECT position, message_id FROM outbox WHERE position = COALESCE(
-            (SELECT MAX(position) FROM outbox WHERE position > $1 AND position <= $2),
-            (SELECT MIN(position) FROM outbox WHERE position > $2))",
-    )
-    .bind(from)
-    .bind(to)
-    .fetch_optional(&mut **tx)
-    .await?;
-    Ok(event.map(|(position, message_id)| Cursor::new(position, &message_id)))
-}
-
-fn foreign(queue: &str, push: &Push, actual: &Cursor) -> String {
-    let ours = push.expected.as_ref().map_or_else(|| "at none yet".to_owned(), |expected| format!("at {expected}"));
+fn foreign(queue: &str, expected: Option<&Cursor>, actual: &Cursor) -> String {
+    let ours = expected.map_or_else(|| "at none yet".to_owned(), |expected| format!("at {expected}"));
     format!(
         "the relay cursor of queue {queue} is at {actual}, an event that this database, being {ours}, does not have: the \
          database was restored from a backup, or another copy of it publishes to the same queue. Make sure that only one copy \
@@ -404,22 +353,20 @@ mod tests {
         Cursor::new(position, "event")
     }
 
-    fn check(expected: Option<i64>, next: i64, actual: Option<Cursor>, own: bool, meaning: &Refusal) {
-        assert_eq!(Refusal::of(&Push { expected: expected.map(at), next: at(next) }, actual, own), *meaning);
+    fn check(expected: Option<i64>, actual: Option<Cursor>, own: bool, meaning: &Refusal) {
+        assert_eq!(Refusal::of(expected.map(at).as_ref(), actual, own), *meaning);
     }
 
     #[test]
     fn a_refusal_is_understood() {
-        check(Some(10), 20, Some(at(20)), true, &Refusal::ReplyLost);
-        check(None, 20, Some(at(20)), true, &Refusal::ReplyLost);
-        check(Some(10), 20, Some(at(9)), true, &Refusal::Elsewhere(Some(at(9))));
-        check(Some(10), 20, None, true, &Refusal::Elsewhere(None));
-        check(Some(10), 20, Some(at(15)), true, &Refusal::Elsewhere(Some(at(15))));
-        check(Some(10), 20, Some(at(21)), true, &Refusal::Elsewhere(Some(at(21))));
+        check(Some(10), Some(at(20)), true, &Refusal::Ahead(at(20)));
+        check(None, Some(at(20)), true, &Refusal::Ahead(at(20)));
+        check(Some(10), Some(at(9)), true, &Refusal::Behind(Some(at(9))));
+        check(Some(10), None, true, &Refusal::Behind(None));
         let other = Cursor::new(20, "another");
-        check(Some(10), 20, Some(other.clone()), false, &Refusal::Foreign(other));
-        check(Some(10), 20, Some(at(9)), false, &Refusal::Foreign(at(9)));
-        check(None, 20, Some(at(3)), false, &Refusal::Foreign(at(3)));
+        check(Some(10), Some(other.clone()), false, &Refusal::Foreign(other));
+        check(Some(10), Some(at(9)), false, &Refusal::Foreign(at(9)));
+        check(None, Some(at(3)), false, &Refusal::Foreign(at(3)));
         assert_eq!(position(Some(&at(7))), 7);
     }
 }

@@ -20,6 +20,7 @@ crate::scenarios!(
     a_rewound_cursor_is_published_again_from_there,
     a_foreign_cursor_stops_its_queue_alone,
     a_restored_database_takes_no_foreign_cursor_for_its_own,
+    a_relay_that_outlives_a_restore_notices,
     a_stale_push_after_a_loss_is_gone_on_from,
     the_events_of_a_batch_may_be_pruned,
     late_commits_are_not_passed_over,
@@ -189,7 +190,7 @@ async fn restore(home: &Home) {
         "DELETE FROM intents",
         "DELETE FROM models",
         "UPDATE source SET last_position = 0",
-        "UPDATE relay_progress SET position = NULL, position_event = NULL, attempted = NULL, attempted_event = NULL",
+        "UPDATE relay_progress SET position = NULL, position_event = NULL",
     ] {
         sqlx::query(sql).execute(&mut *tx).await.unwrap();
     }
@@ -269,6 +270,29 @@ async fn the_events_of_a_batch_may_be_pruned(home: Home) {
     assert_eq!(relay.pass().await.unwrap(), 7);
     assert_eq!(waiting(&opener.queue("site").await).await.len(), 7);
     assert_eq!(relay.pass().await.unwrap(), 0);
+}
+
+/// What the relay remembers of the queue is worth nothing once the database is another.
+async fn a_relay_that_outlives_a_restore_notices(home: Home) {
+    let redis = Redis::start().await;
+    let opener = OnRedis::new(&redis);
+    home.subscriptions().ensure_default(QUEUE).await.unwrap();
+    let config = RelayConfig { poll: Duration::from_millis(20), ..RelayConfig::default() };
+    let relay = Relay::new(home.db.clone(), opener.clone(), home.nudge.clone(), config);
+    let status = relay.status();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(relay.run(shutdown.clone()));
+    home.accept("a").await;
+    let queue = opener.queue(QUEUE).await;
+    eventually("the event is published", Duration::from_secs(10), async || (waiting(&queue).await.len() == 1).then_some(())).await;
+    restore(&home).await;
+    home.accept("b").await;
+    let stopped = async || matches!(status.lanes().first()?.state, LaneState::Stopped { .. }).then_some(());
+    eventually("the relay stops", Duration::from_secs(10), stopped).await;
+    outbox::renew_source(&home.db).await.unwrap();
+    eventually("all is published", Duration::from_secs(10), async || (waiting(&queue).await.len() == 2).then_some(())).await;
+    shutdown.cancel();
+    running.await.unwrap();
 }
 
 async fn event_at(home: &Home, position: i64) -> Cursor {

@@ -232,7 +232,7 @@ async fn published_events_are_found_again(home: Home) {
     assert_eq!(find(Which::Since(jiff::Timestamp::UNIX_EPOCH)).await, entries);
     assert_eq!(find(Which::Since(before)).await, Vec::<Bytes>::new());
     home.accept("later").await;
-    assert_eq!(find(Which::Since(jiff::Timestamp::UNIX_EPOCH)).await.len(), 4, "what has no position will be published anyway");
+    assert_eq!(find(Which::Since(jiff::Timestamp::UNIX_EPOCH)).await.len(), 4, "what is not published yet will be");
 }
 
 /// A chain that has what it was told.

@@ -1,4 +1,4 @@
-//! A relay's lane, step by step as in `relay/lane.rs`: what it read, what it pushes, what it makes of a refusal.
+//! A relay's lane, step by step as in `relay/lane.rs`: what it believes, what it pushes, what it makes of a refusal.
 
 use crate::{
     Rules,
@@ -12,14 +12,18 @@ pub(crate) struct Push {
     pub(crate) next: Cursor,
 }
 
-/// `Lane::standing`, as old as the time since.
+/// `Lane::standing`, as old as the time since: the source id, and where the queue was noted to be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(crate) struct Standing {
     source: u8,
-    position: u8,
-    attempted: u8,
-    last_position: u8,
-    waiting: bool,
+    noted: Cursor,
+}
+
+/// Where the queue is believed to be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub(crate) struct Belief {
+    source: u8,
+    cursor: Cursor,
 }
 
 /// Where a lane is in its pass.
@@ -28,16 +32,15 @@ pub(crate) enum Step {
     #[default]
     Idle,
     Read(Standing),
-    /// About to push, or the request is on its way. `attempted` is 0 for `Lane::verify`.
+    /// About to push, or the request is on its way.
     Pushing {
         source: u8,
         push: Push,
-        attempted: u8,
         carried: [bool; MESSAGES],
     },
     Refused {
+        source: u8,
         push: Push,
-        attempted: u8,
         actual: Cursor,
     },
 }
@@ -45,7 +48,7 @@ pub(crate) enum Step {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
 pub(crate) struct Lane {
     pub(crate) step: Step,
-    arrived: Option<Push>,
+    belief: Option<Belief>,
 }
 
 /// What the script answered, and what the properties want to know of it.
@@ -60,65 +63,50 @@ impl Lane {
     /// `Lane::standing`. False if there is nothing to be done by a stopped lane.
     pub(crate) fn read(&mut self, sql: &Sql) -> bool {
         if sql.stopped {
+            self.belief = None;
             return false;
         }
-        let Sql { source, position, attempted, .. } = *sql;
-        self.step = Step::Read(Standing { source, position, attempted, last_position: sql.last_position(), waiting: sql.is_waiting() });
+        self.step = Step::Read(Standing { source: sql.source, noted: sql.cursor_at(sql.position) });
         true
     }
 
-    /// `Lane::plan`, and the reading of the entries, which never change.
+    /// `Lane::assign` and `Lane::next`; with nothing to publish `progress::record` and `Lane::verify`.
     pub(crate) fn plan(&mut self, sql: &mut Sql, rules: &Rules) {
         let Step::Read(standing) = std::mem::take(&mut self.step) else { return };
-        let ours = |push: &Push| {
-            let named = |at: u8, cursor: Cursor| at == cursor.position && (rules.bare_positions || sql.cursor_at(at) == cursor);
-            named(standing.position, push.expected) && (rules.attempt_unrecorded || named(standing.attempted, push.next))
-        };
-        let arrived = self.arrived.take().filter(ours);
-        if standing.attempted > 0 && arrived.is_none() {
-            return self.prepare(sql, &standing, standing.position, standing.attempted, standing.attempted);
-        }
-        let from = arrived.map_or(standing.position, |push| push.next.position);
-        let more = standing.waiting || standing.last_position > from;
-        if !more && arrived.is_none() {
-            if standing.position > 0 {
-                // `Lane::verify`.
-                self.prepare(sql, &standing, standing.position, standing.position, 0);
-            }
-            return;
-        }
-        if more && !rules.position_at_insert {
+        let Standing { source, noted } = standing;
+        let own =
+            |cursor: Cursor| rules.bare_positions || rules.memory_trusted || cursor == noted || cursor == sql.cursor_at(cursor.position);
+        let believed = self.belief.filter(|belief| belief.source == source && own(belief.cursor));
+        let belief = believed.unwrap_or(Belief { source, cursor: noted });
+        self.belief = Some(belief);
+        if !rules.position_at_insert {
             sql.assign();
         }
-        let last_position = if more { sql.last_position() } else { standing.last_position };
-        let next = if last_position > from { last_position } else { 0 };
-        // `Lane::record`.
-        let recorded = !sql.stopped && sql.position == standing.position && sql.attempted == standing.attempted;
-        if recorded {
-            sql.position = from;
-            sql.attempted = if rules.attempt_unrecorded { 0 } else { next };
+        let (from, last) = (belief.cursor.position, sql.last_position());
+        let next = if last > from {
+            sql.cursor_at(last)
+        } else {
+            if !sql.stopped && sql.source == source && sql.position < from && sql.cursor_at(from) == belief.cursor {
+                sql.position = from;
+            }
+            belief.cursor
+        };
+        if next.position > 0 {
+            let carried = std::array::from_fn(|message| sql.is_carried(message, from, next.position));
+            self.step = Step::Pushing { source, push: Push { expected: belief.cursor, next }, carried };
         }
-        if recorded && next > 0 {
-            self.prepare(sql, &standing, from, next, sql.attempted);
-        }
-    }
-
-    fn prepare(&mut self, sql: &Sql, standing: &Standing, from: u8, to: u8, attempted: u8) {
-        let push = Push { expected: sql.cursor_at(from), next: sql.cursor_at(to) };
-        let carried = std::array::from_fn(|message| sql.is_carried(message, from, to));
-        self.step = Step::Pushing { source: standing.source, push, attempted, carried };
     }
 
     /// relay.lua, whose answer may be lost: then the lane is where it would be after a failed call. A queue without this
     /// cursor is met first.
     pub(crate) fn push(&mut self, redis: &mut Redis, rules: &Rules, reply: bool) -> Pushed {
         let mut pushed = Pushed { published: [false; MESSAGES], foreign: false };
-        let Step::Pushing { source, push, attempted, carried } = std::mem::take(&mut self.step) else { return pushed };
+        let Step::Pushing { source, push, carried } = std::mem::take(&mut self.step) else { return pushed };
         let cursor = redis.cursor[usize::from(source)];
         let as_expected = if rules.bare_positions { cursor.position == push.expected.position } else { cursor == push.expected };
         if !as_expected && !rules.cursor_unchecked {
             if reply {
-                self.step = Step::Refused { push, attempted, actual: cursor };
+                self.step = Step::Refused { source, push, actual: cursor };
             }
             return pushed;
         }
@@ -131,38 +119,26 @@ impl Lane {
             redis.lpush(crate::redis::Entry::new(message));
             pushed.published[message] = true;
         }
-        if reply && push.next != push.expected {
-            self.arrived = Some(push);
+        if reply {
+            self.belief = Some(Belief { source, cursor: push.next });
         }
         pushed
     }
 
-    /// `Lane::refused`, whose guarded updates make its reading and its writing one step. True if it took a cursor for its
-    /// own that was not.
+    /// `Lane::refused`. True if it took a cursor for its own that was not.
     pub(crate) fn learn(&mut self, sql: &mut Sql, rules: &Rules) -> bool {
-        let Step::Refused { push, attempted, actual } = std::mem::take(&mut self.step) else { return false };
-        let same = rules.bare_positions || sql.cursor_at(sql.position) == push.expected;
-        if sql.stopped || !same || sql.position != push.expected.position || sql.attempted != attempted {
-            return false;
-        }
-        // `Refusal::of`.
+        let Step::Refused { source, push, actual } = std::mem::take(&mut self.step) else { return false };
         let known = actual == sql.cursor_at(actual.position);
-        let is_next = actual.position > 0 && actual.position == push.next.position;
-        let stops = if rules.bare_positions {
-            !is_next && actual.position > 0 && (push.expected.position == 0 || actual.position > push.expected.position)
-        } else {
-            !known
-        };
-        if stops {
-            sql.stopped = true;
+        let own = if rules.bare_positions { actual.position <= sql.last_position() } else { known };
+        if !own {
+            sql.stopped |= sql.source == source;
             return false;
         }
-        if is_next {
-            self.arrived = Some(push);
-            return !known;
+        if actual.position <= push.expected.position && !sql.stopped && sql.source == source {
+            // `progress::rewind`.
+            sql.position = actual.position;
         }
-        sql.position = actual.position;
-        sql.attempted = 0;
+        self.belief = Some(Belief { source, cursor: actual });
         !known
     }
 }

@@ -47,7 +47,7 @@ fn is_safe(world: &World, state: &State, message: usize) -> bool {
             let cursor = redis.cursor[usize::from(sql.source)];
             // A cursor that names its event will be found to be foreign.
             let foreign = !world.rules.bare_positions && cursor != sql.cursor_at(cursor.position);
-            sql.stopped || foreign || position > sql.position.min(cursor.position)
+            sql.stopped || foreign || position > cursor.position
         }
         Row::Absent | Row::Open(_) => return true,
     };

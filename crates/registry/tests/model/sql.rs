@@ -20,8 +20,8 @@ pub(crate) struct Sql {
     pub(crate) outbox: [Row; MESSAGES],
     /// Which id `source` holds: the first, or the renewed one.
     pub(crate) source: u8,
+    /// Where the queue was noted to be.
     pub(crate) position: u8,
-    pub(crate) attempted: u8,
     pub(crate) stopped: bool,
     pub(crate) finished: [bool; MESSAGES],
 }
@@ -41,8 +41,8 @@ impl Sql {
         self.outbox.iter().map(|row| if let Row::At(position) | Row::Open(position) = row { *position } else { 0 }).max().unwrap_or(0) + 1
     }
 
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.outbox.contains(&Row::Waiting)
+    pub(crate) fn has_open(&self) -> bool {
+        self.outbox.iter().any(|row| matches!(row, Row::Open(_)))
     }
 
     /// `outbox::assign`.
@@ -70,6 +70,6 @@ impl Sql {
     /// `outbox::renew_source`.
     pub(crate) fn renew_source(&mut self) {
         self.source = 1;
-        (self.position, self.attempted, self.stopped) = (0, 0, false);
+        (self.position, self.stopped) = (0, false);
     }
 }

@@ -324,6 +324,7 @@ impl Model for World {
             match state.sql.outbox[message] {
                 // Ids are taken in order; a mutant's transactions commit in any.
                 Row::Absent if state.history.used[message] || (message > 0 && !state.history.used[message - 1]) => {}
+                Row::Absent if self.rules.one_writer && state.sql.has_open() => {}
                 Row::Absent if self.rules.position_at_insert => actions.push(Action::Begin { message }),
                 Row::Absent | Row::Open(_) => actions.push(Action::Commit { message }),
                 Row::Waiting | Row::At(_) => {}
