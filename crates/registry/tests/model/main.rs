@@ -17,7 +17,7 @@ use std::{collections::BTreeSet, time::Instant};
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::{
-    properties::{FENCED, LOST, ONCE, POISON, STOP, STOPPED, STUCK},
+    properties::{FENCED, LOST, ONCE, POISON, STOP, STUCK},
     redis::{Entry, Time},
     world::{Action, Reply, State, World},
 };
