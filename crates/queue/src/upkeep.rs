@@ -69,7 +69,7 @@ pub struct Custody {
     pub now_ms: i64,
     /// The entries of processing, the longest there first, with their leases.
     pub held: Vec<(Bytes, Lease)>,
-    /// Leases whose entry is gone: left behind by an acknowledgement on the hot path, until they run out.
+    /// Leases whose entry is gone: left behind by an acknowledgement on the hot path, until a pass of the reaper.
     pub stale: Vec<Bytes>,
 }
 

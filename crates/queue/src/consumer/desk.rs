@@ -328,6 +328,13 @@ impl Desk {
         }
     }
 
+    /// A take brought nothing. Where nothing waits, nothing is held up: whatever comes next finds out what is away.
+    pub(super) fn found_nothing(&mut self, now: Instant) {
+        if self.steps.is_empty() {
+            self.recovered(now);
+        }
+    }
+
     /// The queue has answered.
     pub(super) fn queue_answered(&mut self) {
         if self.pause.as_ref().is_some_and(|pause| pause.away == Away::Queue) {

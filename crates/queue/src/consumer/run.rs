@@ -79,7 +79,7 @@ struct Run {
     taking: FuturesUnordered<BoxFuture<'static, Take>>,
     /// How many entries the takes under way may bring.
     asked_for: usize,
-    /// Whether the last take brought all it asked for: there is more where that came from.
+    /// Whether the last take brought half of what it asked for or more: there is more where that came from.
     flowing: bool,
     /// Whether others on this thread have their turn now: a connection that is to send a take, so that it is under way while
     /// handlers run; or whoever has waited for many handlers.
@@ -274,13 +274,16 @@ impl Run {
 
     fn took(&mut self, Take { wanted, acks, taken }: Take, now: Instant) {
         self.asked_for -= wanted;
-        self.flowing = taken.as_ref().is_ok_and(|taken| taken.entries.len() == wanted);
+        self.flowing = taken.as_ref().is_ok_and(|taken| wanted > 0 && taken.entries.len() * 2 >= wanted);
         match taken {
             Ok(taken) => {
                 self.desk.queue_answered();
                 let done = taken.acked.iter().filter(|answer| **answer == Settled::Done).count() as u64;
                 self.summary.done += done;
                 self.summary.lost += taken.acked.len() as u64 - done;
+                if taken.entries.is_empty() && self.settling.is_empty() {
+                    self.desk.found_nothing(now);
+                }
                 self.desk.receive(taken.entries, now);
             }
             Err(error) => {

@@ -1,4 +1,4 @@
--- processing -> gone, with the lease. The hot path is a bare LREM instead, which leaves a lease behind to be purged.
+-- processing -> gone, with the lease. The hot path is a bare LREM instead, which may leave a lease behind: see purge.lua.
 -- KEYS: processing, leases
 -- ARGV: entry, end of the list to search from (1 head, -1 tail)
 -- Result: 1 gone, 0 no longer yours

@@ -13,6 +13,9 @@ const STRETCH: usize = 128;
 const STRETCHES: usize = 400;
 /// Bytes of expired entries listed by one pass.
 const EXPIRED_BYTES: usize = 8 << 20;
+/// How long processing may be for a pass to look for leases without entries; beyond, they are purged when they run out.
+const PURGED_WITHIN: usize = 1000;
+
 impl RedisQueue {
     /// The first meeting: see `meet.lua`. `own` are entries in processing that are known to be no orphans.
     pub(super) async fn meet(&self, own: &[Bytes]) -> Result<(), Error> {
@@ -45,8 +48,15 @@ impl RedisQueue {
         let (leased, cut_short) = self.lease(terms.first_sight, walk).await?;
         let more = promoted == terms.batch as u64 || cut_short;
         let mut survey = Survey { promoted, leased, renewed: unsigned(renewed), more, ..Survey::default() };
+        survey.purged = self.purge().await?;
         self.list_expired(&mut survey, terms.batch).await?;
         Ok(survey)
+    }
+
+    async fn purge(&self) -> Result<u64, Error> {
+        let mut call = scripts::call(&scripts::PURGE, &[&self.keys.processing, &self.keys.leases]);
+        call.arg(PURGED_WITHIN);
+        Ok(unsigned(self.number(&Ok(self.ask(call).await?))?))
     }
 
     async fn promote(&self, batch: usize) -> Result<u64, Error> {
@@ -84,7 +94,7 @@ impl RedisQueue {
         else {
             return Err(self.link.unexpected(&Value::Nil));
         };
-        survey.purged = unsigned(purged);
+        survey.purged += unsigned(purged);
         survey.orphans = unsigned(orphans);
         survey.more |= more == 1;
         survey.expired = self.entries(Value::Array(items.collect()))?;

@@ -25,6 +25,7 @@ scripts! {
     MEET = "meeting.lua" "meet.lua",
     OPEN_PASS = "open_pass.lua",
     LEASE = "lease.lua",
+    PURGE = "purge.lua",
     PROMOTE = "promote.lua",
     EXPIRED = "expired.lua",
     WITHDRAW = "withdraw.lua",

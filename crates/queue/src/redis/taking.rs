@@ -14,6 +14,8 @@ use crate::{Error, Settled, Taken};
 
 /// Entries asked for when the queue was empty a moment ago; a fruitless LMOVE costs the server as much as a fruitful one.
 const MODEST_TAKE: usize = 8;
+/// Entries asked for while others' lie at the tail: an ack at the head passes what was taken after its own entry.
+const SHORT_TAKE: usize = 64;
 
 /// Commands that are always the same.
 #[derive(Debug)]
@@ -70,7 +72,11 @@ impl RedisQueue {
 
     /// Acks and takes in one round trip.
     pub(super) async fn sweep(&self, max: usize, acks: &[Bytes]) -> Result<Taken, Error> {
-        let moves = if self.waiting.load(Ordering::Relaxed) == 0 { max.min(MODEST_TAKE) } else { max };
+        let moves = match (self.waiting.load(Ordering::Relaxed), self.near_end()) {
+            (0, _) => max.min(MODEST_TAKE),
+            (_, 1) => max.min(SHORT_TAKE),
+            _ => max,
+        };
         let mut commands = Pipeline::with_capacity(acks.len() + moves + LOOKS);
         let reversed = self.add_acks(&mut commands, acks);
         for _ in 0..moves {

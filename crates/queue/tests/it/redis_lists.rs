@@ -157,6 +157,22 @@ async fn a_lease_without_an_entry_is_purged() {
     assert_eq!(keys, [format!("{NAME}:reaper")]);
 }
 
+/// Or the same bytes, taken again later, would have what is left of it.
+#[tokio::test]
+async fn a_lease_left_behind_by_an_ack_is_purged() {
+    let bench = Bench::redis().await;
+    let mut connection = raw(bench.redis.as_ref().unwrap()).await;
+    bench.push(&["a", "b"]).await;
+    let taken = bench.take(2).await;
+    assert_eq!(bench.queue.survey(&reaper_config().terms).await.unwrap().leased, 2);
+    let acked = bench.queue.take(0, Duration::ZERO, &taken[..1]).await.unwrap().acked;
+    assert_eq!(acked, [Settled::Done]);
+    assert_eq!(bench.queue.upkeep().unwrap().custody().await.unwrap().stale, taken[..1]);
+    assert_eq!(bench.queue.survey(&reaper_config().terms).await.unwrap().purged, 1);
+    let left: Vec<Vec<u8>> = redis::cmd("ZRANGE").arg(format!("{NAME}:leases")).arg(0).arg(-1).query_async(&mut connection).await.unwrap();
+    assert_eq!(left, [taken[1].to_vec()]);
+}
+
 #[tokio::test]
 async fn every_entry_of_a_long_processing_list_gets_a_lease() {
     let bench = Bench::redis().await;
@@ -170,6 +186,69 @@ async fn every_entry_of_a_long_processing_list_gets_a_lease() {
     bench.push(&["mine"]).await;
     let mine = bench.take(1).await;
     assert_eq!(bench.taken(1, &mine).await.acked, [Settled::Done], "from whichever end");
+}
+
+/// How many commands of this name the server has executed.
+async fn calls(redis: &Redis, command: &str) -> u64 {
+    let statistics = redis.tell("INFO commandstats").await;
+    let line = statistics.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn callers_that_push_at_the_same_time_share_a_command() {
+    let bench = Bench::redis().await;
+    let pushers: Vec<_> = (0..64)
+        .map(|caller| {
+            let queue = bench.queue.clone();
+            tokio::spawn(async move {
+                for turn in 0..10 {
+                    queue.push(&bytes(&[&format!("{caller}-{turn}")])).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for pusher in pushers {
+        pusher.await.unwrap();
+    }
+    let entries = bench.queue.peek(State::Main, 0, 1000).await.unwrap();
+    assert_eq!(entries.len(), 640);
+    for caller in 0..64 {
+        let own: Vec<&Bytes> = entries.iter().filter(|entry| entry.starts_with(format!("{caller}-").as_bytes())).collect();
+        let expected: Vec<Bytes> = (0..10).map(|turn| format!("{caller}-{turn}").into()).collect();
+        assert!(own.into_iter().eq(&expected), "in the order of each caller");
+    }
+    let commands = calls(bench.redis.as_ref().unwrap(), "lpush").await;
+    assert!(commands < 200, "{commands} commands for 640 pushes");
+}
+
+/// Nobody depends on whoever opened the batch: neither when it has left, nor when it is there and is not looked at again.
+#[tokio::test(flavor = "current_thread")]
+async fn a_caller_that_left_or_sleeps_keeps_nobody_waiting() {
+    let bench = Bench::redis().await;
+    let entries: Vec<_> = ["a", "b", "c", "d", "e"].map(|entry| bytes(&[entry])).into();
+    let mut pushes: Vec<_> = entries.iter().map(|entry| bench.queue.push(entry)).collect();
+    // The first is alone and goes by itself; the others gather.
+    for push in &mut pushes {
+        assert!(futures_util::poll!(push).is_pending());
+    }
+    let (last, sleeper) = (pushes.pop().unwrap(), pushes.pop().unwrap());
+    let (opener, third) = (pushes.remove(1), pushes.remove(1));
+    drop(opener);
+    tokio::time::timeout(PATIENCE, third).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, last).await.unwrap().unwrap();
+    drop(sleeper);
+    pushes.pop().unwrap().await.unwrap();
+    assert_eq!(bench.queue.peek(State::Main, 0, 9).await.unwrap(), bytes(&["a", "b", "c", "d", "e"]));
+    // A batch that everybody has left is sent by nobody.
+    let mut left: Vec<_> = entries.iter().map(|entry| bench.queue.push(entry)).collect();
+    for push in &mut left {
+        assert!(futures_util::poll!(push).is_pending());
+    }
+    drop(left);
+    bench.queue.push(&bytes(&["f"])).await.unwrap();
+    let entries = bench.queue.peek(State::Main, 0, 19).await.unwrap();
+    assert_eq!(entries.last().unwrap(), "f", "{entries:?}");
 }
 
 #[tokio::test]

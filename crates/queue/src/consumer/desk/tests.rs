@@ -135,3 +135,30 @@ fn states_have_names() {
     }
     assert!(crate::State::from_str("gone").is_err());
 }
+
+#[test]
+fn a_pause_ends_when_nothing_waits() {
+    let (mut desk, now) = desk(ConsumerConfig::default());
+    desk.receive(vec![entry(1)], now);
+    let slot = start_all(&mut desk, now)[0];
+    desk.conclude(slot, Verdict::Outage { error: "no chain".into() }, now);
+    let later = now + Duration::from_secs(1);
+    desk.found_nothing(later);
+    assert!(matches!(desk.status(), Status::Paused { .. }), "the entry is on its way back");
+    desk.steps.clear();
+    desk.found_nothing(now);
+    assert!(matches!(desk.status(), Status::Paused { .. }), "the pause has only begun");
+    desk.found_nothing(later);
+    assert_eq!(desk.status(), Status::Idle);
+}
+
+#[test]
+fn much_is_taken_in_two_halves() {
+    let (mut desk, now) = desk(ConsumerConfig::default());
+    desk.receive(vec![entry(1)], now);
+    let slot = start_all(&mut desk, now)[0];
+    desk.conclude(slot, Verdict::Done, now + Duration::from_micros(1));
+    assert_eq!((desk.wanted(0, now), desk.wanted(128, now), desk.wanted(129, now)), (128, 128, 0));
+    desk.receive((0..128).map(entry).collect(), now);
+    assert_eq!((desk.wanted(0, now), desk.wanted(128, now)), (128, 0));
+}
