@@ -14,6 +14,7 @@ mod chain_check;
 mod cli;
 mod client;
 mod config;
+mod dead_letters;
 mod demo;
 mod dev;
 mod http;

@@ -4,29 +4,26 @@
 //! deployed is not sent again unless forced: a worker of ours would only acknowledge it, a foreign one might deploy it twice.
 
 use anyhow::bail;
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use hokusai_db::Database;
-use hokusai_deploy::{DeploymentState, Deployments};
-use hokusai_event::{Envelope, Event, ModelReadyToDeploy};
-use hokusai_queue::{Move, Queue, Settled, State, dead_letter};
-use hokusai_registry::{Filter, PAGE_MAX, Registrations, Status, note_step, outbox};
+use hokusai_queue::{Queue, State, dead_letter};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     Outcome, QueueName,
     output::{Format, or_dash, table},
     queue::{Pace, Who, ago, parse_length, remind, show},
 };
-use crate::{assembly::Assembly, config::Env};
+use crate::{
+    assembly::Assembly,
+    config::Env,
+    dead_letters::{HASH_MIN, Hand, Letter, Moved},
+};
 
 /// Dead letters read at once.
 const PAGE: usize = 500;
-/// The shortest beginning of a hash that names an entry.
-const HASH_MIN: usize = 8;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqCommand {
@@ -136,61 +133,6 @@ impl Selection {
     }
 }
 
-/// A dead letter, as far as it can be read.
-#[derive(Debug, Serialize)]
-struct Letter {
-    /// The SHA-256 of its bytes, by which the HTTP API calls it too.
-    hash: String,
-    message_id: Option<String>,
-    kind: Option<String>,
-    error: Option<String>,
-    failed_at: Option<Timestamp>,
-    attempts: Option<u32>,
-    model_id: Option<String>,
-    token: Option<String>,
-    #[serde(skip)]
-    entry: Bytes,
-    /// What would be delivered again; `None` if it holds no message.
-    #[serde(skip)]
-    message: Option<Bytes>,
-    #[serde(skip)]
-    ready: Option<Box<ModelReadyToDeploy>>,
-}
-
-impl Letter {
-    fn read(entry: Bytes) -> Self {
-        let hash = Sha256::digest(&entry).iter().map(|byte| format!("{byte:02x}")).collect();
-        let letter = dead_letter::parse(&entry).ok();
-        let message = dead_letter::redrive_bytes(&entry).ok();
-        let envelope = message.as_ref().and_then(|message| Envelope::parse(message).ok());
-        let ready = envelope.as_ref().and_then(|envelope| match envelope.event() {
-            Ok(Event::ModelReadyToDeploy(ready)) => Some(Box::new(ready)),
-            _ => None,
-        });
-        Self {
-            hash,
-            message_id: envelope.map(|envelope| envelope.message_id),
-            failed_at: letter.as_ref().and_then(|letter| hokusai_event::read_timestamp(&letter.failed_at).ok()),
-            kind: letter.as_ref().and_then(|letter| letter.error_kind.clone()),
-            attempts: letter.as_ref().and_then(|letter| letter.attempts),
-            error: letter.map(|letter| letter.error),
-            model_id: ready.as_ref().map(|ready| ready.model_id.clone()),
-            token: ready.as_ref().map(|ready| ready.token_symbol.as_str().to_owned()),
-            entry,
-            message,
-            ready,
-        }
-    }
-
-    fn is_called(&self, id: &str) -> bool {
-        self.message_id.as_deref() == Some(id) || (id.len() >= HASH_MIN && self.hash.starts_with(&id.to_ascii_lowercase()))
-    }
-
-    fn name(&self) -> String {
-        self.message_id.clone().unwrap_or_else(|| self.hash[..16].to_owned())
-    }
-}
-
 /// Reads all dead letters before any is moved, because moving shifts the others.
 async fn select(queue: &dyn Queue, selection: &Selection) -> anyhow::Result<Vec<Letter>> {
     let now = Timestamp::now();
@@ -276,8 +218,22 @@ struct Fate {
 }
 
 impl Fate {
-    fn of(letter: &Letter, outcome: &'static str, detail: Option<String>) -> Self {
+    fn of(letter: &Letter, moved: Moved, done: &'static str) -> Self {
+        let (outcome, detail) = match moved {
+            Moved::Done => (done, None),
+            Moved::Gone => ("gone", None),
+            Moved::NotAMessage => ("not_a_message", letter.error.clone()),
+            Moved::AlreadyDeployed(where_from) => ("already_deployed", Some(where_from)),
+        };
         Self { hash: letter.hash.clone(), message_id: letter.message_id.clone(), outcome, detail }
+    }
+
+    /// What would become of it, if nothing speaks against it.
+    fn planned(letter: &Letter, objection: Option<Moved>, outcome: &'static str) -> Self {
+        match objection {
+            Some(objection) => Self::of(letter, objection, outcome),
+            None => Self { detail: letter.error.clone(), ..Self::of(letter, Moved::Done, outcome) },
+        }
     }
 }
 
@@ -299,25 +255,12 @@ impl Desk {
     async fn redrive(&self, letters: Vec<Letter>, mut pace: Pace, execute: bool, force: bool, format: Format) -> anyhow::Result<Outcome> {
         let mut fates = Vec::new();
         for letter in &letters {
-            let Some(with) = letter.message.clone() else {
-                fates.push(Fate::of(letter, "not_a_message", letter.error.clone()));
+            if !execute {
+                fates.push(Fate::planned(letter, self.hand().objection(letter, force).await?, "would_redrive"));
                 continue;
-            };
-            let deployed = match &letter.ready {
-                Some(ready) if !force => deployed(&self.db, ready).await?,
-                _ => None,
-            };
-            if deployed.is_some() {
-                fates.push(Fate::of(letter, "already_deployed", deployed));
-            } else if execute {
-                pace.next().await;
-                self.note(letter, Some(Status::Queued), "redriven", json!({"queue": self.queue.name(), "by": self.by, "force": force}))
-                    .await?;
-                let change = Move::Redrive { entry: letter.entry.clone(), with };
-                fates.push(self.settle(letter, change, "redriven").await?);
-            } else {
-                fates.push(Fate::of(letter, "would_redrive", letter.error.clone()));
             }
+            pace.next().await;
+            fates.push(Fate::of(letter, self.hand().redrive(letter, force).await?, "redriven"));
         }
         self.tell(&fates, execute, format)
     }
@@ -325,37 +268,16 @@ impl Desk {
     async fn discard(&self, letters: Vec<Letter>, reason: &str, execute: bool, format: Format) -> anyhow::Result<Outcome> {
         let mut fates = Vec::new();
         for letter in &letters {
-            if !execute {
-                fates.push(Fate::of(letter, "would_discard", letter.error.clone()));
-                continue;
-            }
-            let change = Move::Discard { entry: letter.entry.clone() };
-            let fate = self.settle(letter, change, "discarded").await?;
-            if fate.outcome == "discarded" {
-                self.note(letter, None, "discarded", json!({"queue": self.queue.name(), "by": self.by, "reason": reason})).await?;
-            }
-            fates.push(fate);
+            fates.push(match execute {
+                true => Fate::of(letter, self.hand().discard(letter, reason).await?, "discarded"),
+                false => Fate::planned(letter, None, "would_discard"),
+            });
         }
         self.tell(&fates, execute, format)
     }
 
-    async fn settle(&self, letter: &Letter, change: Move, done: &'static str) -> anyhow::Result<Fate> {
-        let settled = self.queue.settle(&[change]).await?;
-        let outcome = if settled == [Settled::Done] { done } else { "gone" };
-        tracing::info!(queue = self.queue.name(), message_id = letter.message_id, hash = letter.hash, by = self.by, outcome, "dead letter");
-        Ok(Fate::of(letter, outcome, None))
-    }
-
-    /// Into the registration's history. What is discarded is finished: no relay shall bring it again.
-    async fn note(&self, letter: &Letter, status: Option<Status>, step: &str, detail: Value) -> anyhow::Result<()> {
-        let Some(message_id) = &letter.message_id else { return Ok(()) };
-        let mut tx = self.db.write().await?;
-        let ours = note_step(&mut tx, message_id, status, step, &detail).await?;
-        if ours && status.is_none() {
-            outbox::finish(&mut tx, self.queue.name(), message_id, Timestamp::now()).await?;
-        }
-        tx.commit().await?;
-        Ok(())
+    fn hand(&self) -> Hand<'_> {
+        Hand { queue: &*self.queue, db: &self.db, by: &self.by }
     }
 
     fn tell(&self, fates: &[Fate], execute: bool, format: Format) -> anyhow::Result<Outcome> {
@@ -378,31 +300,4 @@ impl Desk {
         remind(execute, format)?;
         Ok(Outcome::Done)
     }
-}
-
-/// What says that a model version is deployed already, by the registrations or the ledger of this database.
-pub(super) async fn deployed(db: &Database, ready: &ModelReadyToDeploy) -> anyhow::Result<Option<String>> {
-    let filter = Filter {
-        status: Some(Status::Deployed),
-        token: Some(ready.token_symbol.as_str().to_owned()),
-        model: Some(ready.model_name.clone()),
-        limit: PAGE_MAX,
-        ..Filter::default()
-    };
-    let registered = Registrations::new(db.clone()).list(&filter).await?;
-    if let Some(one) = registered.iter().find(|one| one.document.model_version == ready.model_version) {
-        return Ok(Some(format!("registration {} is deployed at {}", one.document.registration_id, or_dash(one.token_address.as_ref()))));
-    }
-    let filter = hokusai_deploy::Filter {
-        state: Some(DeploymentState::Final),
-        symbol: Some(ready.token_symbol.as_str().to_owned()),
-        limit: Some(10_000),
-        ..hokusai_deploy::Filter::default()
-    };
-    let deployments = Deployments::new(db.clone()).list(&filter).await?;
-    let same = |request: &hokusai_deploy::token::TokenRequest| {
-        request.model_name == ready.model_name && request.model_version == ready.model_version
-    };
-    let found = deployments.iter().find(|deployment| same(&deployment.request));
-    Ok(found.map(|deployment| format!("deployment {} is final, token {}", deployment.id, deployment.token_address)))
 }

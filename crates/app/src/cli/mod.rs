@@ -8,6 +8,7 @@ mod deployment;
 mod dlq;
 mod message;
 mod mlflow;
+mod orphans;
 mod output;
 mod publish;
 mod queue;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Outcome, QueueName, audit, dlq,
+    Outcome, QueueName, audit, dlq, orphans,
     output::{Format, or_dash, print_line, table},
     queue_republish,
 };
@@ -61,6 +61,9 @@ pub(crate) enum QueueCommand {
         #[command(flatten)]
         format: Format,
     },
+    /// Let what others left in processing before this queue was first met be brought back like anything else; shows what it
+    /// would do unless told to --execute
+    ReapOrphans(orphans::ReapArgs),
     /// Publish events of the outbox again, with the same bytes; shows what it would do unless told to --execute
     Republish(queue_republish::RepublishArgs),
     /// Look at what was given up, put it back or throw it away
@@ -104,6 +107,7 @@ pub(crate) async fn run(command: QueueCommand, env: &Env<'_>) -> anyhow::Result<
             set_pause(Some(pause), queue, format, env).await
         }
         QueueCommand::Resume { queue, format } => set_pause(None, queue, format, env).await,
+        QueueCommand::ReapOrphans(args) => orphans::run(args, env).await,
         QueueCommand::Republish(args) => queue_republish::run(args, env).await,
         QueueCommand::Dlq(command) => dlq::run(command, env).await,
         QueueCommand::Audit(args) => audit::run(args, env).await,

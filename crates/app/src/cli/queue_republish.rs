@@ -8,11 +8,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Outcome, QueueName, dlq,
+    Outcome, QueueName,
     output::{Format, or_dash, table},
     queue::{Pace, Who, remind},
 };
-use crate::{assembly::Assembly, config::Env};
+use crate::{assembly::Assembly, config::Env, dead_letters};
 
 #[derive(Debug, Args)]
 pub(crate) struct RepublishArgs {
@@ -119,7 +119,7 @@ pub(super) async fn hindrance(db: &hokusai_db::Database, event: &Published) -> a
         return Ok(Some(("finished", None)));
     }
     if let Ok(Event::ModelReadyToDeploy(ready)) = Envelope::parse(&event.envelope).and_then(|envelope| envelope.event())
-        && let Some(where_from) = dlq::deployed(db, &ready).await?
+        && let Some(where_from) = dead_letters::deployed(db, &ready).await?
     {
         return Ok(Some(("already_deployed", Some(where_from))));
     }

@@ -1,9 +1,14 @@
 //! `hokusai subscription`: which queues receive which message types.
 
 use clap::Subcommand;
-use hokusai_registry::{Subscriptions, Wanted, subscriptions::parse_start};
+use hokusai_db::Database;
+use hokusai_registry::{Subscriptions, Wanted, outbox, subscriptions::parse_start};
+use serde_json::json;
 
-use super::output::{Format, or_dash, print_line, table};
+use super::{
+    output::{Format, or_dash, print_line, table},
+    queue::{Who, remind},
+};
 use crate::{assembly::Assembly, config::Env};
 
 #[derive(Debug, Subcommand)]
@@ -26,6 +31,17 @@ pub(crate) enum SubscriptionCommand {
         /// The queue
         queue: String,
     },
+    /// Give this database a new identity as a source of messages, after it was restored from a backup or cloned; every queue then
+    /// gets its unfinished events again. Shows what it would do unless told to --execute
+    RenewSource {
+        /// Do it
+        #[arg(long)]
+        execute: bool,
+        #[command(flatten)]
+        who: Who,
+        #[command(flatten)]
+        format: Format,
+    },
 }
 
 pub(crate) async fn run(command: SubscriptionCommand, env: &Env<'_>) -> anyhow::Result<()> {
@@ -41,6 +57,9 @@ pub(crate) async fn run(command: SubscriptionCommand, env: &Env<'_>) -> anyhow::
             anyhow::ensure!(subscriptions.remove(&queue, &[]).await?, "{queue} is not subscribed to anything");
             print_line(&format!("{queue} is not subscribed any more"))
         }
+        SubscriptionCommand::RenewSource { execute, who, format } => {
+            renew_source(assembly.database()?, execute, &who.name(env), format).await
+        }
         SubscriptionCommand::List(format) => {
             let list = subscriptions.list().await?;
             format.print(&list, |list| {
@@ -53,4 +72,24 @@ pub(crate) async fn run(command: SubscriptionCommand, env: &Env<'_>) -> anyhow::
             })
         }
     }
+}
+
+async fn renew_source(db: &Database, execute: bool, by: &str, format: Format) -> anyhow::Result<()> {
+    let before = outbox::source_id(db).await?;
+    let subscriptions = Subscriptions::new(db.clone()).list().await?;
+    let stopped: Vec<&str> = subscriptions.iter().filter(|one| one.stopped.is_some()).map(|one| &*one.queue).collect();
+    let queues: Vec<&str> = subscriptions.iter().map(|one| &*one.queue).collect();
+    let now = if execute { Some(outbox::renew_source(db).await?) } else { None };
+    if let Some(now) = &now {
+        tracing::warn!(before, now, by, "the database has a new source id");
+    }
+    let told = json!({"executed": execute, "before": before, "source": now, "queues": queues, "stopped": stopped});
+    format.print(&told, |_| match &now {
+        Some(now) => format!("the source id was {before} and is {now}; unfinished events are published again to {}", queues.join(", ")),
+        None => {
+            let stopped = if stopped.is_empty() { "none".to_owned() } else { stopped.join(", ") };
+            format!("the source id is {before}; queues to which the relay has stopped publishing: {stopped}")
+        }
+    })?;
+    remind(execute, format)
 }

@@ -1,6 +1,6 @@
 //! Whether this server is well: `/health` for people and load balancers, `/live` and `/ready` for orchestrators.
 //!
-//! What each status means. Without the database nothing can be accepted: `unhealthy`, 503. Without the queue, or with a
+//! What each status means. A queue that somebody has paused is `degraded`: what it holds waits for them. Without the database nothing can be accepted: `unhealthy`, 503. Without the queue, or with a
 //! relay that lags, registrations are accepted, kept and published later: `degraded`, 200, so that a load balancer does
 //! not turn them away. Every check is bounded in time and they run side by side: a hung Redis costs the answer
 //! [`CHECK_TIME`] and no more. Nothing here repeats an error's text, which may name addresses.
@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
-use hokusai_queue::Stats;
+use hokusai_queue::{Pause, Stats};
 use hokusai_registry::{LaneState, LaneStatus, RelayStatus};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -72,6 +72,9 @@ pub(crate) struct QueueDetails {
     latency_ms: Option<f64>,
     /// Null if they could not be counted.
     queue_depths: Option<Depths>,
+    /// Our consumers take nothing from it, by somebody's order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<Paused>,
     /// What is wrong and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
@@ -88,6 +91,23 @@ pub(crate) struct Depths {
     dlq: u64,
     /// Waiting for their next attempt.
     delayed: u64,
+}
+
+/// A pause that somebody has ordered. Foreign consumers do not know of it and go on.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Paused {
+    /// Who ordered it.
+    by: String,
+    /// Why, in their words.
+    reason: String,
+    /// When.
+    at: String,
+}
+
+impl From<Pause> for Paused {
+    fn from(Pause { by, reason, at }: Pause) -> Self {
+        Self { by, reason, at: at.to_string() }
+    }
 }
 
 impl From<Stats> for Depths {
@@ -156,7 +176,12 @@ pub(crate) async fn health(State(api): State<Api>, Search(Detail { detailed }): 
     let (queue, database) = tokio::join!(check_queue(&api), check_database(&api));
     let relay = check_relay(&api);
     let status = overall(database.status, [queue.status, relay.status]);
-    let redis = if api.queues.carrier == Carrier::Redis { queue.status } else { Condition::NotConfigured };
+    // A pause says nothing about Redis.
+    let redis = match (api.queues.carrier, queue.status) {
+        (Carrier::Local, _) => Condition::NotConfigured,
+        (Carrier::Redis, Condition::Degraded) => Condition::Healthy,
+        (Carrier::Redis, status) => status,
+    };
     let services = Services {
         redis,
         message_queue: queue.status,
@@ -183,25 +208,53 @@ fn overall(database: Condition, others: [Condition; 2]) -> Condition {
 async fn check_queue(api: &Api) -> QueueDetails {
     let name = &api.queues.default;
     let started = Instant::now();
-    let counted = depths(api, name).await;
+    let look = look(api, name).await;
     QueueDetails {
-        status: if counted.is_ok() { Condition::Healthy } else { Condition::Unhealthy },
+        status: look.condition(),
         carrier: api.queues.carrier.as_str(),
         queue_name: name.clone(),
-        latency_ms: counted.is_ok().then(|| elapsed_ms(started)),
-        queue_depths: counted.ok(),
-        error: counted.err(),
+        latency_ms: look.depths.is_ok().then(|| elapsed_ms(started)),
+        queue_depths: look.depths.ok(),
+        paused: look.paused,
+        error: look.depths.err(),
     }
 }
 
-/// A queue's depths, or what is wrong with it, in at most [`CHECK_TIME`].
-pub(crate) async fn depths(api: &Api, name: &str) -> Result<Depths, &'static str> {
-    match in_time(async { api.queues.open(name).await?.stats().await }).await {
-        None => Err("The queue did not answer in time."),
-        Some(Ok(stats)) => Ok(stats.into()),
+/// What can be told of a queue.
+pub(crate) struct QueueLook {
+    /// Or what is wrong with it.
+    pub(crate) depths: Result<Depths, &'static str>,
+    pub(crate) paused: Option<Paused>,
+}
+
+impl QueueLook {
+    pub(crate) fn condition(&self) -> Condition {
+        match (&self.depths, &self.paused) {
+            (Err(_), _) => Condition::Unhealthy,
+            (Ok(_), Some(_)) => Condition::Degraded,
+            (Ok(_), None) => Condition::Healthy,
+        }
+    }
+}
+
+/// A queue's depths and the pause in force, in at most [`CHECK_TIME`].
+pub(crate) async fn look(api: &Api, name: &str) -> QueueLook {
+    let looked = in_time(async {
+        let queue = api.queues.open(name).await?;
+        let pause = async {
+            match queue.upkeep() {
+                Some(upkeep) => upkeep.pause().await,
+                None => Ok(None),
+            }
+        };
+        tokio::try_join!(queue.stats(), pause)
+    });
+    match looked.await {
+        None => QueueLook { depths: Err("The queue did not answer in time."), paused: None },
+        Some(Ok((stats, pause))) => QueueLook { depths: Ok(stats.into()), paused: pause.map(Paused::from) },
         Some(Err(error)) => {
             tracing::warn!(queue = name, error = &error as &dyn std::error::Error, "a queue is not well");
-            Err(advice(&error))
+            QueueLook { depths: Err(advice(&error)), paused: None }
         }
     }
 }

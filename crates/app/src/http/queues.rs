@@ -9,7 +9,7 @@ use axum::{Json, extract::State};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use hokusai_queue::{Move, Queue, Settled, State as Place, dead_letter};
+use hokusai_queue::{Queue, State as Place};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -18,10 +18,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     body::{self, JsonBytes},
-    health::{Condition, Depths, advice, depths},
+    health::{Condition, Depths, Paused, advice, look},
     problem::{self, Document, Problem},
     search::{Search, Segment},
 };
+use crate::dead_letters::{Hand, Letter, Moved};
 
 /// The most entries answered at once, or named in one redrive.
 const MAX_ENTRIES: usize = 200;
@@ -38,6 +39,9 @@ pub(crate) struct QueueView {
     status: Condition,
     /// Null if they could not be counted.
     depths: Option<Depths>,
+    /// Our consumers take nothing from it, by somebody's order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<Paused>,
     /// The message types that are sent to it.
     message_types: BTreeSet<String>,
     /// Why the relay no longer writes to it, if it stopped.
@@ -83,14 +87,15 @@ async fn known(api: &Api) -> Result<BTreeMap<String, Sent>, Problem> {
 }
 
 async fn view(api: &Api, name: String, sent: Sent) -> QueueView {
-    let counted = depths(api, &name).await;
+    let look = look(api, &name).await;
     QueueView {
         default: name == api.queues.default,
-        status: if counted.is_ok() { Condition::Healthy } else { Condition::Unhealthy },
-        depths: counted.ok(),
+        status: look.condition(),
+        depths: look.depths.ok(),
+        paused: look.paused,
         message_types: sent.types,
         stopped: sent.stopped,
-        error: counted.err(),
+        error: look.depths.err(),
         name,
     }
 }
@@ -207,6 +212,31 @@ pub(crate) struct Chosen {
     #[serde(default)]
     #[schema(required, min_items = 1, max_items = 200)]
     ids: Vec<String>,
+    /// Who does it, for the registrations' histories.
+    by: Option<String>,
+    /// Why they are discarded, for the registrations' histories.
+    reason: Option<String>,
+    /// Redrives also what is deployed already.
+    #[serde(default)]
+    force: bool,
+}
+
+/// The longest `by` and `reason`.
+const MAX_NOTE_BYTES: usize = 1_000;
+
+impl Chosen {
+    fn check(&self) -> Result<(), Problem> {
+        let invalid = |field, problem: String| Err(Problem::invalid(hokusai_event::Invalid::new(field, problem)));
+        if !(1..=MAX_ENTRIES).contains(&self.ids.len()) {
+            return invalid("ids", format!("must hold 1 to {MAX_ENTRIES} ids"));
+        }
+        for (field, text) in [("by", &self.by), ("reason", &self.reason)] {
+            if text.as_ref().is_some_and(|text| text.len() > MAX_NOTE_BYTES) {
+                return invalid(field, format!("must be {MAX_NOTE_BYTES} bytes at most"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What became of each of the entries named.
@@ -218,6 +248,8 @@ pub(crate) struct Outcome {
     gone: Vec<String>,
     /// Holds no message that could be delivered again; discard it or repair it by hand.
     not_a_message: Vec<String>,
+    /// Its model version is deployed: redriven only with `force`.
+    already_deployed: Vec<String>,
 }
 
 /// Puts dead-letter entries back into main, their counters reset.
@@ -233,11 +265,7 @@ pub(crate) struct Outcome {
         (status = 503, description = "The queue does not answer.", body = Document, content_type = problem::CONTENT_TYPE),
     ))]
 pub(crate) async fn redrive(State(api): State<Api>, Segment(name): Segment, JsonBytes(bytes): JsonBytes) -> Result<Json<Outcome>, Problem> {
-    repair(&api, &name, &bytes, |entry| {
-        let with = dead_letter::redrive_bytes(&entry).ok()?;
-        Some(Move::Redrive { entry, with })
-    })
-    .await
+    repair(&api, &name, &bytes, Repair::Redrive).await
 }
 
 /// Removes dead-letter entries for good.
@@ -253,37 +281,46 @@ pub(crate) async fn redrive(State(api): State<Api>, Segment(name): Segment, Json
         (status = 503, description = "The queue does not answer.", body = Document, content_type = problem::CONTENT_TYPE),
     ))]
 pub(crate) async fn discard(State(api): State<Api>, Segment(name): Segment, JsonBytes(bytes): JsonBytes) -> Result<Json<Outcome>, Problem> {
-    repair(&api, &name, &bytes, |entry| Some(Move::Discard { entry })).await
+    repair(&api, &name, &bytes, Repair::Discard).await
 }
 
-async fn repair(api: &Api, name: &str, body: &[u8], make: impl Fn(Bytes) -> Option<Move>) -> Result<Json<Outcome>, Problem> {
-    let Chosen { ids } = body::parse(body)?;
-    if !(1..=MAX_ENTRIES).contains(&ids.len()) {
-        return Err(Problem::invalid(hokusai_event::Invalid::new("ids", format!("must hold 1 to {MAX_ENTRIES} ids"))));
-    }
+#[derive(Debug, Clone, Copy)]
+enum Repair {
+    Redrive,
+    Discard,
+}
+
+async fn repair(api: &Api, name: &str, body: &[u8], repair: Repair) -> Result<Json<Outcome>, Problem> {
+    let chosen: Chosen = body::parse(body)?;
+    chosen.check()?;
     let queue = open(api, name).await?;
+    let hand = Hand { queue: &*queue, db: &api.database, by: chosen.by.as_deref().unwrap_or("the HTTP API") };
     let mut outcome = Outcome::default();
-    let mut sought: HashSet<String> = ids.into_iter().collect();
-    let (mut moved, mut moves) = (Vec::new(), Vec::new());
+    let mut sought: HashSet<String> = chosen.ids.into_iter().collect();
     for (id, entry) in find(&*queue, &mut sought).await? {
-        match make(entry) {
-            Some(each) => {
-                moved.push(id);
-                moves.push(each);
-            }
-            None => outcome.not_a_message.push(id),
+        let letter = Letter::read(entry);
+        let moved = match repair {
+            Repair::Redrive => hand.redrive(&letter, chosen.force).await,
+            Repair::Discard => hand.discard(&letter, chosen.reason.as_deref().unwrap_or_default()).await,
+        };
+        match moved.map_err(problem)? {
+            Moved::Done => outcome.done.push(id),
+            Moved::Gone => outcome.gone.push(id),
+            Moved::NotAMessage => outcome.not_a_message.push(id),
+            Moved::AlreadyDeployed(_) => outcome.already_deployed.push(id),
         }
     }
     outcome.gone.extend(sought);
-    let settled = queue.settle(&moves).await?;
-    for (id, settled) in moved.into_iter().zip(settled) {
-        match settled {
-            Settled::Done => outcome.done.push(id),
-            Settled::NotYours => outcome.gone.push(id),
-        }
-    }
-    tracing::info!(queue = name, done = ?outcome.done, gone = ?outcome.gone, "dead-letter entries were moved by hand");
+    tracing::info!(queue = name, by = hand.by, ?repair, done = ?outcome.done, gone = ?outcome.gone, "dead-letter entries were moved by hand");
     Ok(Json(outcome))
+}
+
+/// What the queue or the database could not do.
+fn problem(error: anyhow::Error) -> Problem {
+    match error.downcast::<hokusai_queue::Error>() {
+        Ok(error) => error.into(),
+        Err(error) => error.downcast::<hokusai_db::Error>().map_or_else(|error| Problem::internal(&*error), Problem::from),
+    }
 }
 
 /// The dead-letter entries with these ids; those found are taken out of `sought`.

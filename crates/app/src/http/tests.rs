@@ -70,7 +70,7 @@ impl Server {
     async fn start_with(change: impl FnOnce(&mut Api)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(&format!("sqlite:{}", dir.path().join("hokusai.db").display())).await.unwrap();
-        database.migrate(&[hokusai_queue::MIGRATIONS, hokusai_registry::MIGRATIONS].concat()).await.unwrap();
+        database.migrate(&[hokusai_queue::MIGRATIONS, hokusai_registry::MIGRATIONS, hokusai_deploy::MIGRATIONS].concat()).await.unwrap();
         let (registrar, committer) = registrar(database.clone(), RegistrarOptions::default());
         let stop = CancellationToken::new();
         tokio::spawn(committer.run(stop.clone()));

@@ -1,5 +1,6 @@
 //! The program as its users run it: real processes, real services.
 
+mod adoption;
 mod apart;
 mod consume;
 mod crowd;

@@ -334,7 +334,8 @@ fn foreign(queue: &str, expected: Option<&Cursor>, actual: &Cursor) -> String {
     format!(
         "the relay cursor of queue {queue} is at {actual}, an event that this database, being {ours}, does not have: the \
          database was restored from a backup, or another copy of it publishes to the same queue. Make sure that only one copy \
-         runs, then give this database a new source id: unfinished events are published again from the start"
+         runs, then give this database a new source id (hokusai subscription renew-source): unfinished events are published again from the \
+         start"
     )
 }
 
