@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use alloy::primitives::{Address, U256};
+use alloy::primitives::{Address, B256, U256};
 use hokusai_db::{Database, Tx};
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
@@ -54,6 +54,7 @@ pub struct Filter {
 }
 
 const DEFAULT_LIMIT: u32 = 100;
+const BOARDED_AT_ONCE: usize = 200;
 
 /// The reading side of a ledger, for whoever knows neither chain nor registry.
 #[derive(Debug, Clone)]
@@ -188,6 +189,40 @@ pub(super) async fn store(tx: &mut Tx, deployment: &Deployment, ride: Option<&Ri
         .bind(deployment.id.clone())
         .execute(&mut **tx)
         .await?;
+    Ok(())
+}
+
+/// Puts deployments on a slot that was signed just now, in the order of its call.
+pub(super) async fn board(tx: &mut Tx, riders: &[Deployment], hash: &B256, slot: (&str, u64), now_ms: i64) -> Result<(), Error> {
+    // Small enough for the parameter limits of both databases, and the whole of any transaction.
+    for (chunk, riders) in riders.chunks(BOARDED_AT_ONCE).enumerate() {
+        let item = |at: usize| chunk * BOARDED_AT_ONCE + at;
+        let items: String = (0..riders.len()).map(|at| format!(" WHEN ${} THEN {}", at + 5, item(at))).collect();
+        let ids: Vec<String> = (0..riders.len()).map(|at| format!("${}", at + 5)).collect();
+        let sql = format!(
+            "UPDATE deploy_deployments SET state = 'signed', reason = NULL, transaction_hash = $1, account = $2, nonce = $3, updated_at = $4, \
+             item = CASE id{items} END WHERE id IN ({})",
+            ids.join(", ")
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(hash.to_string()).bind(slot.0.to_owned()).bind(integer(slot.1)).bind(now_ms);
+        riders.iter().fold(query, |query, rider| query.bind(rider.id.clone())).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+/// Moves all who ride on a slot to a state in which they stay on it.
+pub(super) async fn carry(
+    tx: &mut Tx,
+    chain_id: u64,
+    slot: (&str, u64),
+    state: DeploymentState,
+    (hash, block_number): (&B256, Option<u64>),
+    now_ms: i64,
+) -> Result<(), Error> {
+    let sql = "UPDATE deploy_deployments SET state = $1, transaction_hash = $2, block_number = $3, updated_at = $4, settled_at = NULL, \
+               gas_used = NULL, fee_wei = NULL, outcome = NULL WHERE chain_id = $5 AND account = $6 AND nonce = $7";
+    let query = sqlx::query(sql).bind(state.as_str()).bind(hash.to_string()).bind(block_number.map(integer)).bind(now_ms);
+    query.bind(integer(chain_id)).bind(slot.0.to_owned()).bind(integer(slot.1)).execute(&mut **tx).await?;
     Ok(())
 }
 

@@ -247,18 +247,15 @@ impl Ledger {
         .execute(&mut *tx)
         .await?;
         self.insert_attempt(&mut tx, &account, nonce, attempt).await?;
-        let mut changes = Vec::with_capacity(riders.len());
-        for (item, rider) in riders.iter().enumerate() {
-            let boarded = Deployment {
-                state: DeploymentState::Signed,
-                transaction_hash: Some(attempt.hash),
-                reason: None,
-                updated_at_ms: now_ms,
-                ..rider.clone()
-            };
-            rows::store(&mut tx, &boarded, Some(&Ride { account: &account, nonce, item })).await?;
-            changes.push(Change::new(boarded, Some(rider.state)));
-        }
+        rows::board(&mut tx, riders, &attempt.hash, (&account, nonce), now_ms).await?;
+        let boarded = |rider: &Deployment| Deployment {
+            state: DeploymentState::Signed,
+            transaction_hash: Some(attempt.hash),
+            reason: None,
+            updated_at_ms: now_ms,
+            ..rider.clone()
+        };
+        let changes = riders.iter().map(|rider| Change::new(boarded(rider), Some(rider.state))).collect();
         self.commit(tx, "sign", changes).await?;
         Ok(Slot {
             account: fence.account,
@@ -316,11 +313,15 @@ impl Ledger {
         let mut changes = Vec::new();
         if state != slot.state || inclusion != slot.inclusion {
             self.write_slot(&mut tx, &account, slot.nonce, to, now_ms).await?;
-            for rider in rows::riders(&mut tx, self.chain_id, &account, slot.nonce).await? {
+            let hash = inclusion.map_or(slot.latest().hash, |inclusion| inclusion.hash);
+            let block_number = inclusion.map(|inclusion| inclusion.block_number);
+            let riders = rows::riders(&mut tx, self.chain_id, &account, slot.nonce).await?;
+            rows::carry(&mut tx, self.chain_id, (&account, slot.nonce), state.of_riders(), (&hash, block_number), now_ms).await?;
+            for rider in riders {
                 let moved = Deployment {
                     state: state.of_riders(),
-                    transaction_hash: Some(inclusion.map_or(slot.latest().hash, |inclusion| inclusion.hash)),
-                    block_number: inclusion.map(|inclusion| inclusion.block_number),
+                    transaction_hash: Some(hash),
+                    block_number,
                     settled_at_ms: None,
                     gas_used: None,
                     fee_wei: None,
@@ -328,8 +329,6 @@ impl Ledger {
                     updated_at_ms: now_ms,
                     ..rider.deployment.clone()
                 };
-                let ride = Ride { account: &account, nonce: slot.nonce, item: rider.item.unwrap_or_default() };
-                rows::store(&mut tx, &moved, Some(&ride)).await?;
                 if moved.state != rider.deployment.state {
                     changes.push(Change::new(moved, Some(rider.deployment.state)));
                 }
