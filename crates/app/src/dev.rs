@@ -88,6 +88,7 @@ pub(crate) async fn start_pipeline(
         sender,
         nudge: server.nudge.clone(),
         max_retries: assembly.queue_config.max_retries,
+        ledger_retention: None,
     };
     worker::start(tasks, parts)?;
     Ok(Pipeline { server, node, registry })

@@ -90,6 +90,7 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
         sender,
         nudge,
         max_retries: assembly.queue_config.max_retries,
+        ledger_retention: config.ledger_retention,
     };
     worker::start(&mut tasks, parts)?;
     tasks.run_until_signal().await

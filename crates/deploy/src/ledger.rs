@@ -13,6 +13,7 @@
 mod bests;
 pub(crate) mod fates;
 mod lease;
+mod prune;
 mod rows;
 mod schema;
 pub(crate) mod slots;
@@ -31,6 +32,7 @@ pub(crate) use self::{
     rows::DeploymentRow,
 };
 pub use self::{
+    prune::Pruned,
     rows::{Deployments, Filter},
     schema::MIGRATIONS,
     wishes::{Asked, Wish},

@@ -30,7 +30,7 @@ pub use deployment::{DeploymentState, Outage};
 pub use error::Error;
 pub use install::{DeployedRegistry, InstallError, RegistryPlan, deploy_registry};
 pub use journal::{Change, Journal, JournalError, NoJournal};
-pub use ledger::{Asked, Deployment, Deployments, Filter, Ledger, MIGRATIONS, Wish};
+pub use ledger::{Asked, Deployment, Deployments, Filter, Ledger, MIGRATIONS, Pruned, Wish};
 pub use rpc::{At, Head, HttpOptions, Node, Receipt, Unusable};
 pub use rpc_error::RpcError;
 pub use sender::{FeePolicy, Sender, SenderConfig, SenderStatus};

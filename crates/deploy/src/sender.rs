@@ -48,7 +48,7 @@ pub struct SenderConfig {
     pub finality: Finality,
     /// How long the lease of the account lasts without renewal; another sender waits that long after a crash.
     pub lease: Duration,
-    /// How long a request waits for others to share its transaction.
+    /// How long a request waits for others to share its transaction; up to ten times as long while others keep coming.
     pub batch_window: Duration,
     /// How often the ledger is asked for requests that another process planned.
     pub idle_poll: Duration,
@@ -169,6 +169,8 @@ pub struct Sender {
     chain_is_known: bool,
     /// The log has been told that the balance is low.
     warned_of_balance: bool,
+    /// What the registry's first supply adds to the gas of a token, once it was asked. It is fixed for ever.
+    supply_gas: Option<u64>,
 }
 
 impl Sender {
@@ -189,6 +191,7 @@ impl Sender {
             outage_pause,
             chain_is_known: false,
             warned_of_balance: false,
+            supply_gas: None,
         }
     }
 
@@ -281,7 +284,7 @@ impl Sender {
         if recheck {
             self.adopt(now_ms).await?;
         }
-        let wishes = self.refuse_unwanted().await?;
+        let wishes = self.heed_wishes().await?;
         let waiting = self.ledger.waiting(admit::LOOK_AHEAD, now_ms).await?;
         if self.open().is_empty() && waiting.is_empty() && !recheck {
             self.report_rest(now_ms).await?;

@@ -14,7 +14,7 @@ mod fixed_point;
 mod outcome;
 mod request;
 
-pub use batch::{MAX_CALLDATA_BYTES, MAX_ITEMS, calldata, fit, gas_bound};
+pub use batch::{MAX_CALLDATA_BYTES, MAX_ITEMS, calldata, fit, gas_bound, supply_gas};
 pub use contract::{
     IModelToken, IModelTokenRegistry, INTERFACE_VERSION, ModelTokenRegistry, RegistryArguments, registry_init_code, standard_json_input,
     symbol_key, token_address, version_key,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, U256};
 use anyhow::Context as _;
 use clap::Subcommand;
 use hokusai_deploy::{
@@ -26,6 +26,12 @@ pub(crate) enum ContractsCommand {
         /// Who may mint the tokens. Not the deployer
         #[arg(long, value_name = "ADDRESS", value_parser = address)]
         controller: Address,
+        /// What every token starts with, in its smallest unit (18 decimals) [default: nothing]
+        #[arg(long, value_name = "AMOUNT", requires = "initial_supply_recipient")]
+        initial_supply: Option<U256>,
+        /// Who gets it
+        #[arg(long, value_name = "ADDRESS", value_parser = address, requires = "initial_supply")]
+        initial_supply_recipient: Option<Address>,
         /// Seconds to wait for a block
         #[arg(long, default_value_t = 300)]
         timeout: u64,
@@ -44,8 +50,9 @@ fn address(text: &str) -> Result<Address, String> {
 pub(crate) async fn run(command: ContractsCommand, env: &Env<'_>) -> anyhow::Result<()> {
     match command {
         ContractsCommand::StandardJson => print_line(standard_json_input().trim_end()),
-        ContractsCommand::Deploy { owner, controller, timeout, format } => {
-            let deployment = RegistryRequest { owner, controller, patience: Duration::from_secs(timeout) };
+        ContractsCommand::Deploy { owner, controller, initial_supply, initial_supply_recipient, timeout, format } => {
+            let initial_supply = initial_supply.filter(|supply| !supply.is_zero()).zip(initial_supply_recipient);
+            let deployment = RegistryRequest { owner, controller, initial_supply, patience: Duration::from_secs(timeout) };
             deploy(&deployment, format, env).await
         }
     }
@@ -54,17 +61,18 @@ pub(crate) async fn run(command: ContractsCommand, env: &Env<'_>) -> anyhow::Res
 struct RegistryRequest {
     owner: Address,
     controller: Address,
+    initial_supply: Option<(U256, Address)>,
     patience: Duration,
 }
 
 async fn deploy(request: &RegistryRequest, format: Format, env: &Env<'_>) -> anyhow::Result<()> {
-    let RegistryRequest { owner, controller, patience } = *request;
+    let RegistryRequest { owner, controller, initial_supply, patience } = *request;
     let providers = ChainConfig::providers(env)?;
     let signer = roles::signer(env).await?;
     let node = Node::http(&providers, &HttpOptions::default()).context("WEB3_PROVIDER_URL")?;
     let facts = check_node(&node, ChainConfig::chain_id(env)?, ChainConfig::finality(env)?).await?;
     let plan = RegistryPlan {
-        arguments: RegistryArguments { owner, controller, deployer: signer.address(), initial_supply: None },
+        arguments: RegistryArguments { owner, controller, deployer: signer.address(), initial_supply },
         one_key_for_all: false,
         fees: FeePolicy { max_fee_per_gas_wei: ChainConfig::max_fee_per_gas_wei(env)?, ..FeePolicy::default() },
         patience,

@@ -33,6 +33,8 @@ pub(crate) enum DeploymentCommand {
     Bump(WishArgs),
     /// Do not deploy one after all; what was sent already may win nevertheless
     Cancel(WishArgs),
+    /// Plan a refused one again, whatever it was refused for
+    Retry(WishArgs),
     /// Show one
     Show {
         /// The deployment's id
@@ -60,6 +62,7 @@ pub(crate) async fn run(command: DeploymentCommand, env: &Env<'_>) -> anyhow::Re
         }
         DeploymentCommand::Bump(args) => wish(&deployments, Wish::Bump, args).await,
         DeploymentCommand::Cancel(args) => wish(&deployments, Wish::Cancel, args).await,
+        DeploymentCommand::Retry(args) => wish(&deployments, Wish::Retry, args).await,
         DeploymentCommand::Show { id, format } => {
             let found = deployments.get(&id).await?.with_context(|| format!("the ledger holds no deployment {id}"))?;
             format.print(&found, describe)
@@ -71,7 +74,8 @@ pub(crate) async fn run(command: DeploymentCommand, env: &Env<'_>) -> anyhow::Re
 async fn wish(deployments: &Deployments, wish: Wish, WishArgs { id, format }: WishArgs) -> anyhow::Result<()> {
     let asked = deployments.wish(&id, wish).await?.with_context(|| format!("the ledger holds no deployment {id}"))?;
     let state = asked.deployment.state;
-    anyhow::ensure!(asked.noted, "deployment {id} is {state}: there is nothing to do");
+    let because = asked.deployment.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    anyhow::ensure!(asked.noted, "deployment {id} is {state}{because}: nothing can be done about it this way");
     format.print(&asked, |_| format!("noted; the worker does it at its next turn (now {state})"))
 }
 

@@ -62,7 +62,7 @@ enum Command {
     /// Say which queues receive which message types
     #[command(subcommand)]
     Subscription(subscription::SubscriptionCommand),
-    /// Look at the deployment ledger, bump or cancel what is under way
+    /// Look at the deployment ledger; bump or cancel what is under way, retry what was refused
     #[command(subcommand)]
     Deployment(deployment::DeploymentCommand),
     /// Check messages, show examples and schemas

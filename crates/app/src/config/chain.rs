@@ -1,6 +1,6 @@
 //! The chain and the account that deploys on it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use alloy::primitives::{Address, U256, utils::parse_ether};
 use hokusai_deploy::{BadFinality, Finality};
@@ -17,6 +17,8 @@ pub(crate) struct ChainConfig {
     pub(crate) finality: Option<Finality>,
     pub(crate) max_fee_per_gas_wei: u128,
     pub(crate) guards: Guards,
+    /// How long what ended stays in the ledger; `None` for ever.
+    pub(crate) ledger_retention: Option<Duration>,
 }
 
 /// What bounds the spending beyond the fee of a single transaction.
@@ -55,6 +57,7 @@ impl ChainConfig {
             chain_id: Self::chain_id(env)?,
             finality: Self::finality(env)?,
             max_fee_per_gas_wei: Self::max_fee_per_gas_wei(env)?,
+            ledger_retention: Self::ledger_retention(env)?,
             guards: Guards {
                 max_spend_wei_per_hour: ether(env, "HOKUSAI_MAX_SPEND_PER_HOUR")?,
                 low_balance_wei: ether(env, "HOKUSAI_LOW_BALANCE")?,
@@ -110,6 +113,17 @@ impl ChainConfig {
 
     pub(crate) fn chain_id(env: &Env<'_>) -> Result<Option<u64>, ConfigError> {
         env.text("HOKUSAI_CHAIN_ID").map(|_| env.number("HOKUSAI_CHAIN_ID", 0)).transpose()
+    }
+
+    fn ledger_retention(env: &Env<'_>) -> Result<Option<Duration>, ConfigError> {
+        const NAME: &str = "HOKUSAI_LEDGER_RETENTION";
+        const LEAST: Duration = Duration::from_secs(86_400);
+        let retention = env.seconds(NAME, 90 * LEAST)?;
+        if !retention.is_zero() && retention < LEAST {
+            // Finals are looked at again for an hour, and people look for longer.
+            return Err(wrong(NAME, "must be a day (86400) at least, or 0 to keep everything"));
+        }
+        Ok((!retention.is_zero()).then_some(retention))
     }
 
     pub(crate) fn finality(env: &Env<'_>) -> Result<Option<Finality>, ConfigError> {

@@ -187,6 +187,12 @@ pub(crate) const VARIABLES: &[Variable] = &[
     ),
     open(Chain, "HOKUSAI_LOW_BALANCE", "", "Ether of the deployer account below which the log warns."),
     open(Chain, "HOKUSAI_MIN_BALANCE", "`0`", "Ether that must be left on the deployer account; nothing is signed that may take it below."),
+    open(
+        Chain,
+        "HOKUSAI_LEDGER_RETENTION",
+        "`7776000` (90 days)",
+        "Seconds that a deployment stays in the worker's ledger after it became final or was refused; a day at least, 0 for ever. What is under way stays whatever its age, and a version that was forgotten is found on the chain if it is asked for again.",
+    ),
     address(
         Mlflow,
         "MLFLOW_TRACKING_URI",

@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use super::{
     held::{Held, verdict},
     journal,
+    planner::{Planner, Trouble},
     request::{self, Unusable},
 };
 
 #[derive(Debug)]
 pub(super) struct DeployHandler {
-    ledger: Ledger,
+    planner: Planner,
     db: Database,
     queue: String,
     held: Arc<Held>,
@@ -41,7 +42,7 @@ pub(super) struct HandlerParts<'a> {
 impl DeployHandler {
     pub(super) fn new(parts: HandlerParts<'_>) -> Self {
         let HandlerParts { ledger, db, queue, held, sender, nudge, max_retries } = parts;
-        Self { ledger, db, queue: queue.to_owned(), held, sender, nudge, max_retries }
+        Self { planner: Planner::new(ledger), db, queue: queue.to_owned(), held, sender, nudge, max_retries }
     }
 
     /// What keeps the sender from sending, if anything does. More messages would only be held; others may take them.
@@ -52,11 +53,8 @@ impl DeployHandler {
         }
     }
 
-    async fn plan(&self, delivery: &Delivery, request: TokenRequest) -> Result<Verdict, hokusai_deploy::Error> {
-        let planned = self.ledger.plan(std::slice::from_ref(&request)).await?;
-        let Some(deployment) = planned.into_iter().next() else {
-            return Ok(Verdict::Retry { error: "the ledger answered nothing; this is a defect".into() });
-        };
+    async fn plan(&self, delivery: &Delivery, request: TokenRequest) -> Result<Verdict, Trouble> {
+        let deployment = self.planner.plan(request.clone()).await?;
         match verdict(&deployment) {
             None => {
                 self.held.hold(deployment.id, delivery.entry.clone());
@@ -64,7 +62,7 @@ impl DeployHandler {
             }
             Some(verdict) => {
                 if deployment.state == DeploymentState::Final {
-                    self.finish(&deployment, &request).await?;
+                    self.finish(&deployment, &request).await.map_err(|error| Trouble::from(&error.into()))?;
                 }
                 Ok(verdict)
             }
@@ -106,8 +104,8 @@ impl Handler for DeployHandler {
         );
         match self.plan(delivery, request).await {
             Ok(verdict) => verdict,
-            Err(error) if error.outage().is_some() => Verdict::Outage { error: error.to_string() },
-            Err(error) => Verdict::Retry { error: error.to_string() },
+            Err(Trouble { is_outage: true, words }) => Verdict::Outage { error: words },
+            Err(Trouble { words, .. }) => Verdict::Retry { error: words },
         }
     }
 

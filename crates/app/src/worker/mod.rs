@@ -14,15 +14,17 @@
 mod handler;
 mod held;
 mod journal;
+mod planner;
 mod request;
 
 use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::Address;
 use hokusai_db::Database;
-use hokusai_deploy::{Ledger, Node, Sender, SenderConfig, Signer};
+use hokusai_deploy::{Ledger, Node, Pruned, Sender, SenderConfig, Signer};
 use hokusai_queue::{Consumer, ConsumerConfig, Queue};
 use hokusai_registry::Nudge;
+use tokio_util::sync::CancellationToken;
 
 use self::{
     handler::{DeployHandler, HandlerParts},
@@ -33,6 +35,11 @@ use crate::tasks::Tasks;
 
 /// How often held messages are compared with the ledger, for what another process settled there.
 const LEDGER_POLL: Duration = Duration::from_millis(300);
+
+/// How much is forgotten in one transaction, the pause before the next one, and that before the next look.
+const PRUNED_AT_ONCE: u32 = 200;
+const PRUNE_PAUSE: Duration = Duration::from_millis(500);
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// What a worker works with.
 pub(crate) struct WorkerParts {
@@ -48,6 +55,8 @@ pub(crate) struct WorkerParts {
     pub(crate) nudge: Nudge,
     /// `max_retries` of the messages it emits.
     pub(crate) max_retries: u32,
+    /// How long what ended stays in the ledger; `None` for ever.
+    pub(crate) ledger_retention: Option<Duration>,
 }
 
 /// Starts consumer and sender.
@@ -73,12 +82,43 @@ pub(crate) fn start(tasks: &mut Tasks, parts: WorkerParts) -> anyhow::Result<()>
         async move { Ok(sender.run(shutdown).await?) }
     });
     tasks.start("held messages", {
-        let shutdown = shutdown.clone();
+        let (shutdown, deployments) = (shutdown.clone(), ledger.deployments());
         async move {
-            held.watch(&ledger.deployments(), LEDGER_POLL, &shutdown).await;
+            held.watch(&deployments, LEDGER_POLL, &shutdown).await;
             Ok(())
         }
     });
+    if let Some(retention) = parts.ledger_retention {
+        let (ledger, shutdown) = (ledger.clone(), shutdown.clone());
+        tasks.start("ledger pruning", async move {
+            prune(&ledger, retention, &shutdown).await;
+            Ok(())
+        });
+    }
     tasks.start("consumer", async move { Ok(consumer.run(handler, shutdown).await.map(drop)?) });
     Ok(())
+}
+
+/// Forgets what ended longer ago than `retention`, now and every hour, in short transactions with pauses between them.
+async fn prune(ledger: &Ledger, retention: Duration, shutdown: &CancellationToken) {
+    let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        let before_ms = jiff::Timestamp::now().as_millisecond().saturating_sub(retention_ms);
+        let pause = match ledger.prune(before_ms, PRUNED_AT_ONCE).await {
+            Ok(pruned) => {
+                if pruned != Pruned::default() {
+                    tracing::info!(deployments = pruned.deployments, slots = pruned.slots, "forgot what ended long ago");
+                }
+                let more = pruned.deployments.max(pruned.slots) >= PRUNED_AT_ONCE as usize;
+                if more { PRUNE_PAUSE } else { PRUNE_EVERY }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the ledger could not be pruned; trying again later");
+                PRUNE_EVERY
+            }
+        };
+        if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod adoption;
 mod apart;
 mod consume;
+mod contracts;
 mod crowd;
 mod demo;
 mod dev;

@@ -20,6 +20,9 @@ pub enum Wish {
     /// Do not deploy it: a planned one is refused; for one that was signed, its nonce is used by a cancellation. The others in
     /// its transaction are planned anew. If the transaction is included all the same, it is final: what was sent can win.
     Cancel,
+    /// Plan a refused one again, whatever it was refused for. A redriven message does that by itself unless it was its content
+    /// that was refused.
+    Retry,
 }
 
 impl Wish {
@@ -27,11 +30,12 @@ impl Wish {
         match self {
             Self::Bump => "bump",
             Self::Cancel => "cancel",
+            Self::Retry => "retry",
         }
     }
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        [Self::Bump, Self::Cancel].into_iter().find(|wish| wish.as_str() == name)
+        [Self::Bump, Self::Cancel, Self::Retry].into_iter().find(|wish| wish.as_str() == name)
     }
 
     /// The states in which it can be obeyed.
@@ -39,6 +43,7 @@ impl Wish {
         match self {
             Self::Bump => "'signed', 'broadcast'",
             Self::Cancel => "'planned', 'signed', 'broadcast'",
+            Self::Retry => "'refused'",
         }
     }
 }
@@ -54,9 +59,15 @@ pub struct Asked {
 
 impl Deployments {
     /// Writes a wish down for the sender of the deployment's account; `None` if there is no such deployment. The last wish
-    /// counts.
+    /// counts. A retry of what does not even pass [`TokenRequest::check`](crate::token::TokenRequest::check) is not noted.
     pub async fn wish(&self, id: &str, wish: Wish) -> Result<Option<Asked>, Error> {
         let mut tx = self.db.write().await?;
+        if let Some(row) = rows::by_id(&mut tx, id).await?
+            && wish == Wish::Retry
+            && row.deployment.request.check().is_err()
+        {
+            return Ok(Some(Asked { deployment: row.deployment, noted: false }));
+        }
         let sql = format!("UPDATE deploy_deployments SET wish = $1 WHERE id = $2 AND state IN ({})", wish.states());
         let noted = sqlx::query(AssertSqlSafe(sql)).bind(wish.as_str()).bind(id.to_owned()).execute(&mut *tx).await?.rows_affected() == 1;
         let row = rows::by_id(&mut tx, id).await?;
@@ -70,7 +81,7 @@ impl Ledger {
     pub(crate) async fn wishes(&self) -> Result<Vec<DeploymentRow>, Error> {
         let sql = format!(
             "SELECT {COLUMNS} FROM deploy_deployments WHERE wish IS NOT NULL AND chain_id = $1 AND (state IN ('signed', 'broadcast') \
-             OR (state = 'planned' AND wish = 'cancel' AND registry = $2)) ORDER BY id LIMIT 100"
+             OR (registry = $2 AND ((state = 'planned' AND wish = 'cancel') OR (state = 'refused' AND wish = 'retry')))) ORDER BY id LIMIT 100"
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(integer(self.chain_id)).bind(self.registry.to_string());
         query.fetch_all(self.db.reader()).await?.iter().map(rows::read).collect()

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use alloy::primitives::{Bytes, TxKind, U256};
+use alloy::{
+    primitives::{Bytes, TxKind, U256},
+    sol_types::SolCall as _,
+};
 
 use super::{
     Sender,
@@ -20,13 +23,15 @@ use crate::{
     ledger::{Deployment, DeploymentRow, fates::Fate, now_ms, slots::Purpose},
     rpc::At,
     rpc_error::RpcError,
-    token::{MAX_ITEMS, Revert, TokenRequest, calldata, fit, read_revert},
+    token::{MAX_ITEMS, ModelTokenRegistry::initialSupplyCall, Revert, TokenRequest, calldata, fit, read_revert, supply_gas},
 };
 
 /// How many waiting deployments are looked at in one turn.
 pub(super) const LOOK_AHEAD: usize = MAX_ITEMS;
 /// The most gas one transaction may have (EIP-7825).
 const TRANSACTION_GAS_CAP: u64 = 16_777_216;
+/// For how many windows a crowd that keeps growing is waited for.
+const WINDOWS: i64 = 10;
 /// How many holes before the next nonce are filled in one turn.
 const HOLES_PER_TURN: usize = 16;
 
@@ -68,10 +73,8 @@ impl Sender {
         let Some(oldest) = waiting.iter().map(|row| row.deployment.created_at_ms).min() else {
             return Ok(unmoved(None));
         };
-        let window_ms = i64::try_from(self.config.batch_window.as_millis()).unwrap_or(i64::MAX);
-        let left_ms = oldest.saturating_add(window_ms) - now_ms;
-        if left_ms > 0 && count < MAX_ITEMS {
-            return Ok(unmoved(Some(Duration::from_millis(left_ms.unsigned_abs()).min(self.config.batch_window))));
+        if let Some(left) = self.gather(count, oldest, now_ms) {
+            return Ok(unmoved(Some(left)));
         }
         let in_flight = self.own().filter(|slot| slot.state != SlotState::Included).count();
         if in_flight >= self.config.max_in_flight {
@@ -85,6 +88,23 @@ impl Sender {
             moved |= self.take(absent, view).await?;
         }
         Ok(Admitted { moved, waiting: count - settled, rest: None })
+    }
+
+    /// How long to wait for company: a window from when the last one came, while they keep coming, and [`WINDOWS`] at most. A
+    /// transaction that leaves with the first of a crowd takes a place in flight from those behind.
+    fn gather(&mut self, count: usize, oldest_ms: i64, now_ms: i64) -> Option<Duration> {
+        let window_ms = i64::try_from(self.config.batch_window.as_millis()).unwrap_or(i64::MAX);
+        let tenure = self.tenure.as_mut()?;
+        if count != tenure.gathered.0 {
+            tenure.gathered = (count, now_ms);
+        }
+        let until_ms = tenure.gathered.1.saturating_add(window_ms).min(oldest_ms.saturating_add(window_ms.saturating_mul(WINDOWS)));
+        let left_ms = until_ms.saturating_sub(now_ms);
+        if count >= MAX_ITEMS || left_ms <= 0 {
+            tenure.gathered = (0, now_ms);
+            return None;
+        }
+        Some(Duration::from_millis(left_ms.unsigned_abs()).min(self.config.batch_window))
     }
 
     /// Tells those that are on the chain at final depth from those that are not there at all.
@@ -145,7 +165,8 @@ impl Sender {
         let offer = self.affordable_offer(view).await?;
         let most = TRANSACTION_GAS_CAP.min(view.head.gas_limit);
         let budget = most.min(offer.gas_room());
-        let ready = match self.estimate(company(absent, budget), budget).await? {
+        let supply_gas = self.supply_gas().await?;
+        let ready = match self.estimate(company(absent, budget, supply_gas), budget).await? {
             Estimate::Ready(ready) => ready,
             Estimate::Changed(fates) => {
                 self.ledger.settle_waiting(self.fence()?, fates, now_ms()).await?;
@@ -162,6 +183,21 @@ impl Sender {
         self.remember(slot.clone());
         self.send(slot, view).await?;
         Ok(true)
+    }
+
+    /// What the registry's first supply adds to each token. A registry of another make has none that we know of; its estimates tell.
+    async fn supply_gas(&mut self) -> Result<u64, Error> {
+        if let Some(gas) = self.supply_gas {
+            return Ok(gas);
+        }
+        let question = Bytes::from(initialSupplyCall {}.abi_encode());
+        let gas = match self.node.call(self.account(), self.ledger.registry, &question, At::Latest).await {
+            Ok(answer) => initialSupplyCall::abi_decode_returns(&answer).map_or(0, supply_gas),
+            Err(RpcError::Reverted { .. }) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        self.supply_gas = Some(gas);
+        Ok(gas)
     }
 
     /// Halves the batch until its estimate fits.
@@ -287,12 +323,12 @@ fn padded(gas: u64, batch: &[DeploymentRow]) -> u64 {
 }
 
 /// Who goes together: the first alone if it must be, otherwise as many as fit of those that need not.
-fn company(waiting: Vec<DeploymentRow>, budget: u64) -> Vec<DeploymentRow> {
+fn company(waiting: Vec<DeploymentRow>, budget: u64, supply_gas: u64) -> Vec<DeploymentRow> {
     if waiting.first().is_some_and(|first| first.alone) {
         return waiting.into_iter().take(1).collect();
     }
     let mut batch: Vec<DeploymentRow> = waiting.into_iter().filter(|row| !row.alone).collect();
     let requests: Vec<TokenRequest> = batch.iter().map(|row| row.deployment.request.clone()).collect();
-    batch.truncate(fit(&requests, budget / 5 * 4));
+    batch.truncate(fit(&requests, budget / 5 * 4, supply_gas));
     batch
 }

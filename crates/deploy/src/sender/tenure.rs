@@ -28,6 +28,8 @@ pub(super) struct Tenure {
     pub(super) open: Vec<Slot>,
     pub(super) recheck: Recheck,
     pub(super) holes_at_ms: i64,
+    /// How many deployments waited at the last look, and since when they are as many.
+    pub(super) gathered: (usize, i64),
     pub(super) watched: BTreeMap<(Address, u64), Watched>,
 }
 
@@ -77,6 +79,7 @@ impl Sender {
             open: Vec::new(),
             recheck: Recheck::due(),
             holes_at_ms: now_ms,
+            gathered: (0, now_ms),
             watched: BTreeMap::new(),
         });
         let open = self.ledger.open_slots(account).await?;

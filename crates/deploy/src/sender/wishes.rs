@@ -11,9 +11,15 @@ use crate::{
 };
 
 impl Sender {
-    /// Refuses what was cancelled before it was signed. The wishes that are left, which need a look at the chain.
-    pub(super) async fn refuse_unwanted(&mut self) -> Result<Vec<DeploymentRow>, Error> {
+    /// Plans again what is to be tried again, and refuses what was cancelled before it was signed. The wishes that are left,
+    /// which need a look at the chain.
+    pub(super) async fn heed_wishes(&mut self) -> Result<Vec<DeploymentRow>, Error> {
         let wishes = self.ledger.wishes().await?;
+        let (again, wishes): (Vec<_>, Vec<_>) = wishes.into_iter().partition(|row| row.deployment.state == DeploymentState::Refused);
+        for row in again {
+            tracing::info!(deployment = row.deployment.id, "a retry was asked for");
+            self.ledger.retry(&row.deployment.id).await?;
+        }
         let (planned, riding): (Vec<_>, Vec<_>) = wishes.into_iter().partition(|row| row.deployment.state == DeploymentState::Planned);
         let refused = Fate::Refused { reason: "cancelled by hand before anything was signed".to_owned(), permanent: false };
         let fates = planned.into_iter().map(|row| (row, refused.clone())).collect();

@@ -3,7 +3,10 @@
 //! Three bounds: [`MAX_ITEMS`], [`MAX_CALLDATA_BYTES`], and the gas of a transaction. The gas bound here is computed
 //! from the requests alone and errs upwards; the node's estimate remains the last word.
 
-use alloy::{primitives::Bytes, sol_types::SolCall};
+use alloy::{
+    primitives::{Bytes, U256},
+    sol_types::SolCall,
+};
 
 use super::{
     contract::IModelTokenRegistry::{registerCall, registerManyCall},
@@ -28,21 +31,28 @@ pub fn calldata(requests: &[TokenRequest]) -> Result<Bytes, Unfit> {
 }
 
 /// How many of the first requests fit into one transaction of at most `gas_limit`: at least one, if there is any.
-/// The requests have been checked. Does not count an initial supply, which costs some 55,000 gas a token.
-pub fn fit(requests: &[TokenRequest], gas_limit: u64) -> usize {
+/// The requests have been checked. `supply_gas` is what a token costs more for the supply it starts with ([`supply_gas`]).
+pub fn fit(requests: &[TokenRequest], gas_limit: u64, supply_gas: u64) -> usize {
     let (mut bytes, mut gas) = (ENVELOPE_BYTES, TRANSACTION_GAS);
     let fitting = requests.iter().take(MAX_ITEMS).take_while(|request| {
         bytes += calldata_bytes(request);
-        gas += gas_bound(request);
+        gas += gas_bound(request, supply_gas);
         bytes <= MAX_CALLDATA_BYTES && gas <= gas_limit
     });
     fitting.count().max(1).min(requests.len())
 }
 
 /// More gas than registering the checked request takes, whatever is on chain already; without the transaction's own.
-pub fn gas_bound(request: &TokenRequest) -> u64 {
+pub fn gas_bound(request: &TokenRequest, supply_gas: u64) -> u64 {
     let calldata = calldata_bytes(request) as u64;
-    calldata * (CALLDATA_BYTE_GAS + LOG_BYTE_GAS + COPY_BYTE_GAS) + ITEM_GAS + creation_gas(request).max(later_version_gas(request))
+    let creation = creation_gas(request) + supply_gas;
+    calldata * (CALLDATA_BYTE_GAS + LOG_BYTE_GAS + COPY_BYTE_GAS) + ITEM_GAS + creation.max(later_version_gas(request))
+}
+
+/// What a first supply adds to a token at most: two new slots, a cold account of a new contract, a call through its proxy, and an
+/// event.
+pub fn supply_gas(initial_supply: U256) -> u64 {
+    if initial_supply.is_zero() { 0 } else { 2 * NEW_SLOT_GAS + 12_000 }
 }
 
 const ENVELOPE_BYTES: usize = 4 + 32 + 32;
@@ -103,17 +113,18 @@ mod tests {
     #[test]
     fn a_batch_is_bounded_by_items_bytes_and_gas() {
         let small = vec![request("S", "1"); 400];
-        assert_eq!(fit(&small, u64::MAX), MAX_ITEMS);
-        assert!((100..MAX_ITEMS + 1).contains(&fit(&small, 16_777_216)), "{}", fit(&small, 16_777_216));
+        assert_eq!(fit(&small, u64::MAX, 0), MAX_ITEMS);
+        let (without, with) = (fit(&small, 16_777_216, 0), fit(&small, 16_777_216, supply_gas(U256::ONE)));
+        assert!((100..MAX_ITEMS + 1).contains(&without) && (80..without).contains(&with), "{without}, {with}");
         let large = vec![TokenRequest { model_id: "x".repeat(1024), ..request("L", "1") }; 400];
-        let fitting = fit(&large, u64::MAX);
+        let fitting = fit(&large, u64::MAX, 0);
         assert!(calldata(&large[..fitting]).unwrap().len() <= MAX_CALLDATA_BYTES);
         assert!(calldata(&large[..fitting + 1]).unwrap().len() > MAX_CALLDATA_BYTES);
     }
 
     #[test]
     fn a_request_too_dear_for_any_batch_goes_alone() {
-        assert_eq!(fit(&vec![request("S", "1"); 3], 1), 1);
-        assert_eq!(fit(&[], 1), 0);
+        assert_eq!(fit(&vec![request("S", "1"); 3], 1, 0), 1);
+        assert_eq!(fit(&[], 1, 0), 0);
     }
 }

@@ -8,6 +8,7 @@ mod kms;
 mod nodes;
 mod outages;
 mod planning;
+mod pruning;
 mod refusals;
 mod reorgs;
 mod reverts;

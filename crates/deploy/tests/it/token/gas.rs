@@ -159,7 +159,7 @@ async fn what_fits_a_transaction_stays_under_the_gas_cap() {
     ];
     for (kind, make) in kinds {
         let requests: Vec<_> = (0..200).map(|number| make(&symbol(number))).collect();
-        let batch = &requests[..fit(&requests, TRANSACTION_GAS_CAP)];
+        let batch = &requests[..fit(&requests, TRANSACTION_GAS_CAP, 0)];
         let call = TransactionRequest::default()
             .from(chain.deployer)
             .to(chain.registry)
