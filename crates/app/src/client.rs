@@ -86,6 +86,15 @@ impl ApiClient {
         self.answer(request).await
     }
 
+    /// Messages in the server's default queue, and in its consumers' hands.
+    pub(crate) async fn waiting(&self) -> anyhow::Result<(u64, u64)> {
+        let queues: serde_json::Value = self.answer(self.request(Method::GET, &["api", "v1", "queues"])?).await?;
+        let queues = queues["queues"].as_array().cloned().unwrap_or_default();
+        let default = queues.iter().find(|queue| queue["default"] == true).or(queues.first()).cloned().unwrap_or_default();
+        let count = |state: &str| default["depths"][state].as_u64().unwrap_or_default();
+        Ok((count("main"), count("processing")))
+    }
+
     /// A token; `None` if the server knows none by that symbol.
     #[cfg_attr(not(test), expect(dead_code, reason = "the command line has no command for a token yet"))]
     pub(crate) async fn token(&self, symbol: &str) -> anyhow::Result<Option<Token>> {
@@ -123,10 +132,14 @@ impl ApiClient {
             return serde_json::from_slice(body).with_context(|| format!("{} answered something else than was asked", self.name()));
         }
         match Told::read(body) {
-            Some(told) => Err(anyhow!("{}", told.sentence(status, &self.name()))),
+            Some(told) => {
+                let text = told.sentence(status, &self.name());
+                Err(Refused { status: status.as_u16(), text, registration_id: told.registration_id }.into())
+            }
             None => {
                 let text: String = String::from_utf8_lossy(body).chars().filter(|char| !char.is_control()).take(SHOWN_CHARS).collect();
-                Err(anyhow!("{} answered {status}: {text}", self.name()))
+                let text = format!("{} answered {status}: {text}", self.name());
+                Err(Refused { status: status.as_u16(), text, registration_id: None }.into())
             }
         }
     }
@@ -136,6 +149,16 @@ impl ApiClient {
         let origin = self.base.origin().ascii_serialization();
         format!("{origin}{}", self.base.path().trim_end_matches('/'))
     }
+}
+
+/// The server said no.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Refused {
+    pub(crate) status: u16,
+    text: String,
+    /// On a conflict: the registration that came first.
+    pub(crate) registration_id: Option<String>,
 }
 
 /// A problem document, as far as a person is told of it.

@@ -1,6 +1,6 @@
 //! `hokusai`: carries a machine-learning model to its token, exactly once.
 //!
-//! The program and the Python package are both thin around this: [`command`] is the whole command line.
+//! The program and the Python package are both thin around this: [`command`] is the whole command line, [`embed`] the rest.
 
 #![warn(missing_docs)]
 #![allow(
@@ -17,6 +17,7 @@ mod config;
 mod dead_letters;
 mod demo;
 mod dev;
+pub mod embed;
 mod http;
 mod messages;
 mod rescue;
@@ -27,7 +28,7 @@ mod tasks;
 mod telemetry;
 mod worker;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::ffi::OsString;
 
 use clap::Parser;
 
@@ -38,20 +39,20 @@ use crate::{
 
 /// Runs one command line, the program's name first, to its end: 0 done, 1 failed (what is wrong is on standard error), 2 it
 /// cannot be read.
-pub fn command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn command(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
     match start(cli) {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::Failed) => 1,
         Err(error) => {
             eprintln!("hokusai: {error:#}");
-            ExitCode::FAILURE
+            1
         }
     }
 }
@@ -60,18 +61,21 @@ pub fn command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 async fn start(cli: Cli) -> anyhow::Result<Outcome> {
     let env = environment();
     telemetry::start(&env, cli.default_log_level())?;
-    use_one_tls()?;
     cli.run(&env).await
 }
 
-/// The process's environment: the only place that reads it.
+/// The process's environment.
 fn environment() -> Env<'static> {
-    Env::new(|name| std::env::var(name).ok())
+    environment_under(|_| None)
 }
 
-/// One TLS implementation for Redis, PostgreSQL, HTTP and RPC.
-fn use_one_tls() -> anyhow::Result<()> {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .map_err(|_| anyhow::anyhow!("a TLS provider was installed before ours; this is a defect"))
+/// The process's environment below `overrides`: the only place that reads it.
+fn environment_under(overrides: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Env<'static> {
+    use_one_tls();
+    Env::new(move |name| overrides(name).or_else(|| std::env::var(name).ok()))
+}
+
+/// One TLS implementation for Redis, PostgreSQL, HTTP and RPC; whoever was first here keeps it.
+fn use_one_tls() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

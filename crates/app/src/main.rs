@@ -7,5 +7,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    hokusai::command(std::env::args_os())
+    hokusai::command(std::env::args_os()).into()
 }

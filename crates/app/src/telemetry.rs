@@ -17,11 +17,12 @@ pub(crate) fn start(env: &Env<'_>, default_level: &str) -> Result<(), ConfigErro
         problem: format!("`{level}` is not a level or a list of filters: {error}"),
     })?;
     let registry = tracing_subscriber::registry().with(filter);
-    match log_format(env, stderr().is_terminal())? {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false)).init(),
-        LogFormat::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false).with_writer(stderr)).init()
-        }
-    }
+    // Where hokusai is carried inside another program, that program's logging stands.
+    let _ = match log_format(env, stderr().is_terminal())? {
+        LogFormat::Text => registry.with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false)).try_init(),
+        LogFormat::Json => registry
+            .with(fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false).with_writer(stderr))
+            .try_init(),
+    };
     Ok(())
 }

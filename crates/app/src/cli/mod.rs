@@ -24,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use output::{Format, or_dash, print_line, table};
 pub(crate) use queue::show;
+pub(crate) use registration::Source;
 
 use crate::{config::Env, demo, dev, roles};
 

@@ -170,19 +170,19 @@ fn name(status: Status) -> String {
 }
 
 /// Where registrations are: behind `HOKUSAI_API_URL`, or in the database.
-pub(super) enum Source {
+pub(crate) enum Source {
     Server(ApiClient),
     Local(Box<LocalRegistry>),
 }
 
-pub(super) struct LocalRegistry {
+pub(crate) struct LocalRegistry {
     db: Database,
     assembly: Assembly,
     mlflow: Option<hokusai_registry::mlflow::Mlflow>,
 }
 
 impl Source {
-    pub(super) async fn open(env: &Env<'_>) -> anyhow::Result<Self> {
+    pub(crate) async fn open(env: &Env<'_>) -> anyhow::Result<Self> {
         if let Some(remote) = remote_api(env)? {
             return Ok(Self::Server(ApiClient::new(&remote.url, remote.key.as_ref().map(|key| key.reveal()))?));
         }
@@ -191,7 +191,7 @@ impl Source {
         Ok(Self::Local(Box::new(LocalRegistry { db: assembly.database()?.clone(), assembly, mlflow })))
     }
 
-    pub(super) async fn register(&self, body: Vec<u8>, ids: Ids<'_>) -> anyhow::Result<Registered> {
+    pub(crate) async fn register(&self, body: Vec<u8>, ids: Ids<'_>) -> anyhow::Result<Registered> {
         match self {
             Self::Server(client) => client.register(body, ids).await,
             Self::Local(local) => local.register(&body, ids).await,
@@ -199,14 +199,28 @@ impl Source {
     }
 
     async fn get(&self, id: &str) -> anyhow::Result<RegistrationDetail> {
-        let found = match self {
-            Self::Server(client) => client.registration(id).await?,
-            Self::Local(local) => local.get(id).await?,
-        };
-        found.with_context(|| format!("there is no registration {id}"))
+        self.find(id).await?.with_context(|| format!("there is no registration {id}"))
     }
 
-    async fn list(&self, search: Search) -> anyhow::Result<RegistrationList> {
+    pub(crate) async fn find(&self, id: &str) -> anyhow::Result<Option<RegistrationDetail>> {
+        match self {
+            Self::Server(client) => client.registration(id).await,
+            Self::Local(local) => local.get(id).await,
+        }
+    }
+
+    /// Messages in the default queue, and in its consumers' hands.
+    pub(crate) async fn waiting(&self) -> anyhow::Result<(u64, u64)> {
+        match self {
+            Self::Server(client) => client.waiting().await,
+            Self::Local(local) => {
+                let stats = local.assembly.queue(None)?.stats().await?;
+                Ok((stats.main, stats.processing))
+            }
+        }
+    }
+
+    pub(crate) async fn list(&self, search: Search) -> anyhow::Result<RegistrationList> {
         match self {
             Self::Server(client) => client.registrations(&search).await,
             Self::Local(local) => local.list(search).await,

@@ -11,6 +11,7 @@
 //! A planned message stays in processing, held, until its deployment is final or refused. If this process dies meanwhile,
 //! the message is delivered again and attaches to the same row of the ledger.
 
+mod direct;
 mod handler;
 mod held;
 mod journal;
@@ -26,6 +27,7 @@ use hokusai_queue::{Consumer, ConsumerConfig, Queue};
 use hokusai_registry::Nudge;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::{direct::Direct, request::Unusable};
 use self::{
     handler::{DeployHandler, HandlerParts},
     held::Held,

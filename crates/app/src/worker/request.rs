@@ -8,10 +8,11 @@ use hokusai_event::{Envelope, Event, Invalid, MetricDirection, ModelReadyToDeplo
 const ID_MAX_BYTES: usize = 1024;
 
 /// A message that can never be deployed, by kind and reason as its dead-letter entry tells them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unusable {
-    pub(super) kind: &'static str,
-    pub(super) reason: String,
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {reason}")]
+pub(crate) struct Unusable {
+    pub(crate) kind: &'static str,
+    pub(crate) reason: String,
 }
 
 /// Reads an entry of the queue as a request for a token.

@@ -8,6 +8,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hokusai-db", &[]),
     ("hokusai-deploy", &["hokusai-db"]),
     ("hokusai-event", &[]),
+    ("hokusai-python", &["hokusai"]),
     ("hokusai-queue", &["hokusai-db"]),
     ("hokusai-registry", &["hokusai-db", "hokusai-event", "hokusai-queue"]),
     ("hokusai-testbed", &[]),
