@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::Address;
 use anyhow::Context as _;
-use hokusai_deploy::{BadKmsKey, ChainFacts, HttpOptions, KmsSigner, LocalSigner, Node, SenderConfig, Signer, Unfitting, check_chain};
+use hokusai_deploy::{
+    BadKmsKey, ChainFacts, Finality, HttpOptions, KmsSigner, LocalSigner, Node, SenderConfig, Signer, Unfitting, check_chain,
+};
 use hokusai_queue::{
     ConsumerConfig, LeaseTerms, Queue,
     reaper::{self, ReaperConfig},
@@ -70,11 +72,7 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     start_setup_check(&mut tasks, Arc::clone(&queue));
 
     server::subscribe_others(&db, &assembly.queue_config).await?;
-    let mut sender = SenderConfig::new(facts.finality);
-    sender.fees.max_fee_per_gas_wei = config.max_fee_per_gas_wei;
-    sender.max_spend_wei_per_hour = config.guards.max_spend_wei_per_hour;
-    sender.low_balance_wei = config.guards.low_balance_wei;
-    sender.min_balance_wei = config.guards.min_balance_wei;
+    let sender = sender_config(&config, facts.finality);
     let nudge = Nudge::new();
     server::start_relay(&mut tasks, db.clone(), assembly.queues.clone(), nudge.clone());
     server::start_sweep(&mut tasks, db.clone(), &assembly.queues, &assembly.queue_config);
@@ -130,6 +128,16 @@ async fn kms_signer(key_id: &str, pinned: Option<Address>) -> anyhow::Result<Kms
         }
         other => anyhow::Error::new(other).context("HOKUSAI_DEPLOYER_KMS_KEY_ID"),
     })
+}
+
+/// The sender's settings by the configuration.
+pub(crate) fn sender_config(config: &ChainConfig, finality: Finality) -> SenderConfig {
+    let mut sender = SenderConfig::new(finality);
+    sender.fees.max_fee_per_gas_wei = config.max_fee_per_gas_wei;
+    sender.max_spend_wei_per_hour = config.guards.max_spend_wei_per_hour;
+    sender.low_balance_wei = config.guards.low_balance_wei;
+    sender.min_balance_wei = config.guards.min_balance_wei;
+    sender
 }
 
 /// `HOKUSAI_REGISTRY_ADDRESS`, checked as any other address.

@@ -18,9 +18,8 @@ def registry_address(anvil, monkeypatch):
         "contracts", "deploy", "--owner", OWNER, "--controller", CONTROLLER, "--json", WEB3_PROVIDER_URL=anvil.url, DEPLOYER_PRIVATE_KEY=KEYS[0]
     )
     assert made.returncode == 0, made.stderr
-    answer = json.loads(made.stdout)
     monkeypatch.setenv("HOKUSAI_CONFIRMATIONS", "1")
-    return answer.get("registry") or answer["address"]
+    return json.loads(made.stdout)["address"]
 
 
 def test_what_is_missing_is_named(anvil):

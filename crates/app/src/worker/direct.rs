@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use hokusai_deploy::{Deployment, DeploymentState, HttpOptions, Ledger, Node, Sender, SenderConfig, check_chain};
+use hokusai_deploy::{Deployment, DeploymentState, HttpOptions, Ledger, Node, Sender, check_chain};
 use hokusai_queue::Consumer;
 use hokusai_registry::Nudge;
 
@@ -36,7 +36,7 @@ impl Direct {
             return Err(first.into());
         }
         let config = ChainConfig::read(env)?;
-        let signer = roles::signer(env)?;
+        let signer = roles::signer(env).await?;
         let registry = roles::parse_registry(&config.registry)?;
         let node = Node::http(&config.providers, &HttpOptions::default()).context("WEB3_PROVIDER_URL")?;
         let facts = check_chain(&node, registry, signer.address(), config.chain_id, config.finality).await?;
@@ -52,11 +52,7 @@ impl Direct {
         let held = Arc::new(Held::new(Consumer::new(queue, roles::consumer_config(&assembly.queue_config))?.holder()));
         let journal = Arc::new(RegistryJournal::new(&name, assembly.queue_config.max_retries, nudge, held));
         let ledger = Ledger::new(db, facts.chain_id, registry, journal);
-        let mut sender = SenderConfig::new(facts.finality);
-        sender.fees.max_fee_per_gas_wei = config.max_fee_per_gas_wei;
-        sender.max_spend_wei_per_hour = config.guards.max_spend_wei_per_hour;
-        sender.low_balance_wei = config.guards.low_balance_wei;
-        sender.min_balance_wei = config.guards.min_balance_wei;
+        let sender = roles::sender_config(&config, facts.finality);
         let sender = Sender::new(ledger.clone(), node, signer, sender);
         let shutdown = tasks.shutdown();
         tasks.start("sender", async move { Ok(sender.run(shutdown).await?) });

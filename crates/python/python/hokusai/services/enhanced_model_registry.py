@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, Dict, List, Optional
 
 from hokusai._native import Registry as _Registry
 from hokusai._settings import overrides
-from hokusai.errors import BelowBaseline, InvalidRequest
+from hokusai._values import json_text, number
+from hokusai.errors import BelowBaseline
 from hokusai.registration import Registration
 
 __all__ = ["EnhancedModelRegistry"]
@@ -93,8 +93,8 @@ class EnhancedModelRegistry:
             "model_name": model_name,
             "token_id": token_id,
             "metric_name": metric_name,
-            "baseline_value": _number("baseline_value", baseline_value),
-            "current_value": _number("current_value", current_value),
+            "baseline_value": number("baseline_value", baseline_value),
+            "current_value": number("current_value", current_value),
             "baseline": baseline,
             "metric_direction": metric_direction,
             "contributor_address": contributor_address,
@@ -103,7 +103,7 @@ class EnhancedModelRegistry:
             "mlflow_run_id": mlflow_run_id,
             "performance_data": performance_data,
         }
-        body = _json({key: value for key, value in request.items() if value is not None})
+        body = json_text({key: value for key, value in request.items() if value is not None})
         answer = json.loads(self._registry.register(body, idempotency_key, correlation_id))
         # The values that MLflow supplied stand in the registration itself.
         if baseline_value is None or current_value is None:
@@ -137,38 +137,10 @@ class EnhancedModelRegistry:
     ) -> List[Registration]:
         """Registrations, the newest first."""
         search = {"status": status, "token": token, "model": model, "limit": limit}
-        found = json.loads(self._registry.list(_json({key: value for key, value in search.items() if value is not None})))
+        found = json.loads(self._registry.list(json_text({key: value for key, value in search.items() if value is not None})))
         return [self._view(fields) for fields in found["registrations"]]
 
     def _view(self, fields: Dict[str, Any]) -> Registration:
         fields.setdefault("version", fields.get("model_version"))
         fields.setdefault("event_emitted", fields.get("message_id") is not None)
         return Registration(fields, self._overrides)
-
-
-def _number(name: str, value: Any) -> Optional[float]:
-    """NumPy's numbers too; JSON has none that are not finite."""
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"{name}: must be a number, is {value!r}") from error
-    if isinstance(value, str) or not math.isfinite(number):
-        raise InvalidRequest(f"{name}: must be a finite number, is {value!r}")
-    return number
-
-
-def _json(value: Any) -> str:
-    try:
-        return json.dumps(value, allow_nan=False, default=_plain)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"cannot be written as JSON: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    """What has a Python value, such as NumPy's scalars."""
-    item = getattr(value, "item", None)
-    if callable(item):
-        return item()
-    raise TypeError(f"{type(value).__name__} is no JSON value")

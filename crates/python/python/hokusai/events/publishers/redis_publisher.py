@@ -10,8 +10,8 @@ from hokusai._consuming import consume, unwrap
 from hokusai._native import Channel as _Channel
 from hokusai._settings import overrides
 from hokusai._stats import QueueStats
+from hokusai._values import json_text
 from hokusai.errors import HokusaiError, InvalidRequest, Unavailable
-from hokusai.services.enhanced_model_registry import _json
 
 __all__ = ["RedisPublisher"]
 
@@ -97,7 +97,7 @@ class RedisPublisher:
     def publish(self, message: Dict[str, Any]) -> bool:
         """Publishes a payload of ``model_ready_to_deploy``, or a whole envelope of any type, which keeps its ids."""
         try:
-            self._channel.publish(_json(message))
+            self._channel.publish(json_text(message))
         except InvalidRequest:
             raise
         except HokusaiError as error:
