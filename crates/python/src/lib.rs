@@ -1,9 +1,9 @@
 //! The native half of the Python package `hokusai`: the calls of `hokusai::embed`, with the interpreter released while they
 //! work. What Python's users see is in `python/hokusai`; what crosses between the two is JSON text and plain values.
 //!
-//! - [`run`] waits: it releases the interpreter, and looks at signals twenty times a second, so that Ctrl-C works.
-//! - [`kept`] keeps what was opened, for each process its own: after a fork connections and threads of the parent are not used.
-//! - [`logs`] hands log lines to Python's `logging`.
+//! - `run` waits: it releases the interpreter, and looks at signals twenty times a second, so that Ctrl-C works.
+//! - `kept` keeps what was opened, for each process its own: after a fork connections and threads of the parent are not used.
+//! - `logs` hands log lines to Python's `logging`.
 
 mod channel;
 mod deployer;
