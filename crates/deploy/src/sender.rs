@@ -56,7 +56,8 @@ pub struct SenderConfig {
     pub chain_poll_min: Duration,
     /// The longest pause between two looks at the chain.
     pub chain_poll_max: Duration,
-    /// How many transactions may wait for inclusion at the same time.
+    /// How many transactions may wait for inclusion at the same time. Full ones should fill a block, or this and not the chain
+    /// is what bounds a crowd.
     pub max_in_flight: usize,
     /// What may be paid.
     pub fees: FeePolicy,
@@ -90,7 +91,7 @@ impl SenderConfig {
             idle_poll: Duration::from_millis(500),
             chain_poll_min: Duration::from_millis(20),
             chain_poll_max: Duration::from_secs(3),
-            max_in_flight: 4,
+            max_in_flight: 8,
             fees: FeePolicy::default(),
             patience: Patience { stuck_after_ms: 60_000, resend_after_ms: 3_000, lost_after_ms: 5_000, refused_after_ms: 120_000 },
             recheck_window: Duration::from_secs(3600),

@@ -173,7 +173,9 @@ impl Sender {
                 return Ok(true);
             }
         };
-        self.check_money(ready.call.gas_limit, offer).await?;
+        if !self.has_money(ready.call.gas_limit, offer).await? {
+            return Ok(false);
+        }
         let Some(nonce) = self.next_nonce(view).await? else {
             return Ok(false);
         };

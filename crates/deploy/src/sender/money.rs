@@ -12,14 +12,19 @@ use crate::{
 const HOUR_MS: i64 = 3_600_000;
 
 impl Sender {
-    pub(super) async fn check_money(&mut self, gas_limit: u64, offer: Offer) -> Result<(), Error> {
+    /// Whether there is money for one more transaction now. There is not while those that wait for a block keep it; they will not
+    /// need most of it.
+    pub(super) async fn has_money(&mut self, gas_limit: u64, offer: Offer) -> Result<bool, Error> {
         let cost = U256::from(gas_limit) * U256::from(offer.max_fee_wei);
-        self.check_funds(cost).await?;
-        self.check_spending(cost).await
+        if !self.has_funds(cost).await? {
+            return Ok(false);
+        }
+        self.check_spending(cost).await?;
+        Ok(true)
     }
 
     /// Nodes take a transaction only if the account can pay its limit at its full price, beside those that wait already.
-    async fn check_funds(&mut self, cost: U256) -> Result<(), Error> {
+    async fn has_funds(&mut self, cost: U256) -> Result<bool, Error> {
         let waiting = self.own().filter(|slot| slot.state != SlotState::Included);
         let reserved: U256 = waiting.map(|slot| U256::from(slot.latest().gas_limit) * U256::from(slot.latest().max_fee_wei)).sum();
         let needed = reserved + cost + self.config.min_balance_wei;
@@ -29,8 +34,8 @@ impl Sender {
             tracing::warn!(account = %self.account(), balance_wei = %balance, "the deployer's balance is low");
         }
         self.warned_of_balance = low;
-        if balance >= needed {
-            return Ok(());
+        if balance >= needed || balance >= needed - reserved {
+            return Ok(balance >= needed);
         }
         let detail = format!("{} has {balance} wei and needs {needed}; send it at least {} wei", self.account(), needed - balance);
         Err(Error::Outage { outage: Outage::OutOfFunds, detail })

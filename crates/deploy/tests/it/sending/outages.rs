@@ -118,6 +118,30 @@ async fn an_empty_account_is_an_outage_until_it_is_funded() {
     ground.check_nonces().await;
 }
 
+/// Money that a transaction under way keeps, and mostly gives back, is waited for like a block.
+#[tokio::test]
+async fn what_is_in_flight_may_hold_the_money_for_the_next_without_an_outage() {
+    let ground = Ground::still_anvil().await;
+    let ledger = ground.ledger();
+    let mut running = ground.start(&ledger, config());
+    let first = ledger.plan(&[request("PAID", "1")]).await.unwrap();
+    until_state(&ledger, &first[0], DeploymentState::Broadcast).await;
+    let reserved: (i64, String) =
+        sqlx::query_as("SELECT gas_limit, max_fee_wei FROM deploy_attempts").fetch_one(ground.db.reader()).await.unwrap();
+    let reserved = U256::from(reserved.0) * reserved.1.parse::<U256>().unwrap();
+    ground.rpc("anvil_setBalance", json!([deployer().address(), reserved * U256::from(3) / U256::from(2)])).await;
+    let asked = ground.faults.seen("eth_getBalance");
+    let second = ledger.plan(&[request("NEXT", "1")]).await.unwrap();
+    eventually("the balance was looked at", WITHIN, async || (ground.faults.seen("eth_getBalance") > asked + 2).then_some(())).await;
+    running.reports("work", |status| matches!(status, SenderStatus::Working { waiting: 1, in_flight: 1 })).await;
+    assert_eq!(ground.attempts().await.len(), 1);
+    ground.mine().await;
+    until_state(&ledger, &second[0], DeploymentState::Broadcast).await;
+    ground.mine().await;
+    until_settled(&ledger, &[first, second].concat()).await;
+    ground.check_nonces().await;
+}
+
 #[tokio::test]
 async fn a_fee_above_the_cap_is_an_outage() {
     let ground = Ground::anvil(Store::Sqlite).await;
