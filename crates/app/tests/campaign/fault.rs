@@ -113,6 +113,10 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
+    pub(crate) fn has_replica(&self) -> bool {
+        self.replica.is_some()
+    }
+
     pub(crate) async fn start(fault: Fault) -> Self {
         let primary = Redis::start_with(fault.redis_args()).await;
         let promotes = matches!(fault, Fault::PromotionOrderly | Fault::PromotionAbrupt);

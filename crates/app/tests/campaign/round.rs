@@ -57,6 +57,7 @@ impl World {
         let place = Arc::new(place.with("MESSAGE_RETRY_BASE_DELAY", "0.05").with("HOKUSAI_LISTEN", api.listen()));
         let mut server = place.start(&["serve"]);
         server.answers(&api.url).await;
+        meet(servers).await;
         let (ours, consumers) = (vec![consume(&place), consume(&place)], Vec::new());
         let mut world =
             Self { fault, api, place, url, server: Some(server), ours, consumers, producer: None, produced: Vec::new(), started: 0 };
@@ -106,6 +107,17 @@ impl World {
     fn noted(&self, event: &str) -> BTreeSet<String> {
         let all = self.produced.iter().flat_map(|ledger| notes(ledger));
         all.filter(|(noted, _)| noted == event).map(|(_, id)| id).collect()
+    }
+}
+
+/// Waits until the server has met the queue: what a foreign consumer leaves behind before that is an orphan, and stays.
+async fn meet(servers: &Servers) {
+    let mut lists = Lists::of(&servers.primary);
+    let met = async || (lists.query::<u64>("EXISTS", &[format!("{QUEUE}:reaper").as_bytes()]) == 1).then_some(());
+    eventually("the queue is met", PATIENCE, met).await;
+    if servers.has_replica() {
+        let copies: u64 = lists.query("WAIT", &[b"1", b"20000"]);
+        assert_eq!(copies, 1, "the replica knows of it");
     }
 }
 
@@ -196,7 +208,11 @@ async fn drain(world: &World, servers: &Servers, sent: &Sent) -> Outcome {
         let late = Instant::now() > deadline;
         // Twice: what a foreign consumer is about to push again is nowhere for a moment.
         if calm >= 2 || late {
-            return conclude(world, &letters, &ends, sent, stuck, &missing);
+            let outcome = conclude(world, &letters, &ends, sent, stuck, &missing);
+            if !outcome.is_good() {
+                eprintln!("{}", held(&mut lists));
+            }
+            return outcome;
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
@@ -208,6 +224,21 @@ fn conclude(world: &World, letters: &[Value], ends: &Ends, sent: &Sent, stuck: u
         eprintln!("{stuck} stuck; missing: {missing:?}; see {}", keep(world.place.path()).display());
     }
     outcome
+}
+
+/// What the queue still holds, for whoever looks into a failure.
+fn held(lists: &mut Lists) -> String {
+    let mut lines = Vec::new();
+    for (state, command) in [("", "LRANGE"), (":processing", "LRANGE"), (":delayed", "ZRANGE"), (":leases", "ZRANGE")] {
+        let key = format!("{QUEUE}{state}");
+        let mut words: Vec<&[u8]> = vec![key.as_bytes(), b"0", b"-1"];
+        words.extend((command == "ZRANGE").then_some(&b"WITHSCORES"[..]));
+        let entries: Vec<Vec<u8>> = lists.query(command, &words);
+        lines.extend(entries.iter().map(|entry| format!("{key} {}", String::from_utf8_lossy(entry))));
+    }
+    let now: Vec<String> = lists.query("TIME", &[]);
+    lines.push(format!("at {}", now.join(".")));
+    lines.join("\n")
 }
 
 /// Leaves a copy of the logs and notes for whoever looks into a failure.

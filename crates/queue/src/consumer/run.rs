@@ -29,6 +29,8 @@ const SETTLEMENTS: usize = 4;
 const TAKES: usize = 2;
 /// Handlers started before whatever else runs on this thread has its turn, the connection included.
 const TURN: usize = 64;
+/// Or as many as are begun in this time.
+const LONGEST_TURN: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(consumer: Consumer, handler: Arc<dyn Handler>, shutdown: CancellationToken) -> Result<Summary, Error> {
     let Consumer { queue, config, verdicts, status, holder: _holder } = consumer;
@@ -151,8 +153,12 @@ impl Run {
     /// Starts handlers. Most wait for nothing and are over at once; the others are looked at again with whatever else is
     /// under way. True if one was over.
     fn start(&mut self) -> bool {
-        let (mut now, mut over) = (Instant::now(), false);
+        let began = Instant::now();
+        let (mut now, mut over) = (began, false);
         for _ in 0..TURN {
+            if now > began + LONGEST_TURN {
+                break;
+            }
             let quiet = self.settling.is_empty() && self.taking.is_empty();
             let Some((slot, delivery)) = self.desk.next(quiet, now) else { return over };
             let mut work = attempt(self.handler.clone(), delivery, self.config.handler_timeout).boxed();
