@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sys
 
 import pytest
-from conftest import a_model
+from conftest import Service, a_model, answers_http, eventually, free_port
 
 import hokusai
 from hokusai import EnhancedModelRegistry, testing
@@ -86,6 +87,18 @@ def test_waiting_says_when_nothing_takes_from_the_queue():
     with pytest.raises(TimeoutError, match="nothing is taking from the queue \\(1 waiting\\)") as raised:
         registration.wait(timeout=0.5)
     assert raised.value.registration is registration
+
+
+def test_waiting_asks_the_server_too(monkeypatch, tmp_path):
+    """A server without a worker."""
+    port = free_port()
+    monkeypatch.setenv("HOKUSAI_LISTEN", f"127.0.0.1:{port}")
+    server = Service([sys.executable, "-m", "hokusai", "serve"], tmp_path / "serve.log")
+    eventually("the server answers", lambda: answers_http(f"http://127.0.0.1:{port}/live"))
+    registration = EnhancedModelRegistry(api_url=f"http://127.0.0.1:{port}").register_tokenized_model_with_events(**a_model())
+    with pytest.raises(hokusai.NotDeployedInTime, match="nothing is taking from the queue \\([01] waiting\\)"):
+        registration.wait(timeout=1)
+    server.stop()
 
 
 def test_over_http_to_the_token(dev: testing.Embedded, monkeypatch, capsys):

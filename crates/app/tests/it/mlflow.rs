@@ -1,6 +1,6 @@
 //! MLflow's users who never call us: tags, webhooks, and the sweep, on a real MLflow server.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
 use base64::Engine as _;
 use hmac::{Hmac, Mac as _};
@@ -83,6 +83,7 @@ async fn tagged_versions_register_themselves() {
     mistakes_are_told_in_mlflow(&world).await;
     deliveries_are_checked(&world, &hook).await;
     server.stop("TERM").await;
+    a_killed_registration_converges(&world).await;
 
     // A version whose webhook nobody received is found by the sweep.
     let tags = [("token_id", "swept"), ("metric_name", "accuracy"), ("baseline_value", "0.5")];
@@ -125,6 +126,29 @@ async fn mistakes_are_told_in_mlflow(world: &World) {
     let version = world.version("mistaken", 0.6, &tags).await;
     let error = world.tagged("mistaken", &version, "hokusai.error").await;
     assert!(error.contains("logged no metric \"f1\"; it logged accuracy"), "{error}");
+}
+
+/// `hokusai register` is killed at any moment, again and again, and then let through: one version, one event.
+async fn a_killed_registration_converges(world: &World) {
+    let place = Place::new().with("MLFLOW_TRACKING_URI", world.mlflow.url());
+    let run = world.post("runs/create", json!({ "experiment_id": "0" })).await["run"]["info"]["run_id"].as_str().unwrap().to_owned();
+    world.post("runs/log-metric", json!({ "run_id": run, "key": "accuracy", "value": 0.6, "timestamp": 1 })).await;
+    let uri = format!("runs:/{run}/model");
+    let args = ["register", "--model-uri", &uri, "--model-name", "killed", "--token-id", "killed", "--metric-name", "accuracy"];
+    let args = [&args[..], &["--baseline-value", "0.5", "--json"]].concat();
+    for round in 0..12 {
+        let mut child = place.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // A different moment each time, from before its first call to after its commit; the waiting is the point here.
+        tokio::time::sleep(Duration::from_millis(15 * round)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let registered = place.run(&args).json();
+    assert_eq!(place.run(&args).json(), registered);
+    let url = format!("{}/api/2.0/mlflow/model-versions/search", world.mlflow.url());
+    let answer: Value = world.http.get(url).query(&[("filter", format!("run_id='{run}'"))]).send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["model_versions"].as_array().unwrap().len(), 1, "{answer}");
+    assert_eq!(place.run(&["queue", "stats", "--json"]).json()["main"], 1);
 }
 
 /// Signed as MLflow signs, by its own test; here what is not.
