@@ -12,7 +12,6 @@ use hokusai_queue::{
     reaper::{self, ReaperConfig},
 };
 use hokusai_registry::{ChainRecord, Nudge};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     api,
@@ -22,7 +21,7 @@ use crate::{
     http::ChainCheck,
     rpc_server,
     server::{self, ServerParts},
-    tasks::Tasks,
+    tasks::{Signals, Tasks},
     worker::{self, WorkerParts},
 };
 
@@ -65,7 +64,9 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
     let db = assembly.database()?.clone();
     let queue = assembly.queue(None)?;
     let mut tasks = Tasks::default();
-    let Some(facts) = check_until_reachable(&node, registry, signer.address(), &config).await? else { return Ok(()) };
+    let mut signals = Signals::watch()?;
+    let check = check_until_reachable(&node, registry, signer.address(), &config);
+    let facts = tokio::select! { facts = check => facts?, () = signals.received() => return Ok(()) };
     tracing::info!(chain_id = facts.chain_id, %registry, deployer = %signer.address(), finality = %facts.finality, "Starting Hokusai token deployment service");
     warn_if_not_permitted(&facts, registry, signer.address());
     log_stats(queue.as_ref()).await;
@@ -91,7 +92,7 @@ pub(crate) async fn worker(env: &Env<'static>) -> anyhow::Result<()> {
         ledger_retention: config.ledger_retention,
     };
     worker::start(&mut tasks, parts)?;
-    tasks.run_until_signal().await
+    tasks.run_until_received(signals).await
 }
 
 /// `hokusai migrate`. Opening migrates.
@@ -147,28 +148,14 @@ pub(crate) fn parse_registry(text: &str) -> anyhow::Result<Address> {
     Ok(Address::from(address.bytes()))
 }
 
-/// A node that is away is waited for; anything else that does not fit is an error. `None` if told to stop meanwhile.
-async fn check_until_reachable(
-    node: &Node,
-    registry: Address,
-    deployer: Address,
-    config: &ChainConfig,
-) -> anyhow::Result<Option<ChainFacts>> {
-    let stop = CancellationToken::new();
-    let check = async {
-        loop {
-            match check_chain(node, registry, deployer, config.chain_id, config.finality).await {
-                Err(Unfitting::Rpc(error)) => tracing::warn!(%error, "the node of WEB3_PROVIDER_URL cannot be asked; asking again"),
-                other => return other,
-            }
-            tokio::time::sleep(NODE_PAUSE).await;
+/// A node that is away is waited for; anything else that does not fit is an error.
+async fn check_until_reachable(node: &Node, registry: Address, deployer: Address, config: &ChainConfig) -> anyhow::Result<ChainFacts> {
+    loop {
+        match check_chain(node, registry, deployer, config.chain_id, config.finality).await {
+            Err(Unfitting::Rpc(error)) => tracing::warn!(%error, "the node of WEB3_PROVIDER_URL cannot be asked; asking again"),
+            other => return Ok(other?),
         }
-    };
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        facts = check => Ok(Some(facts?)),
-        _ = terminate.recv() => { stop.cancel(); Ok(None) }
-        _ = tokio::signal::ctrl_c() => Ok(None),
+        tokio::time::sleep(NODE_PAUSE).await;
     }
 }
 

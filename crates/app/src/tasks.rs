@@ -13,6 +13,28 @@ use tokio_util::sync::CancellationToken;
 /// How long the tasks may take to finish what is in hand after they were told to stop, unless said otherwise.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// SIGINT and SIGTERM, from the moment they are watched: one that comes while a role still starts is not forgotten.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+}
+
+impl Signals {
+    pub(crate) fn watch() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: unix::signal(unix::SignalKind::interrupt()).context("SIGINT cannot be watched")?,
+            terminate: unix::signal(unix::SignalKind::terminate()).context("SIGTERM cannot be watched")?,
+        })
+    }
+
+    /// Waits for either.
+    pub(crate) async fn received(&mut self) {
+        let name = tokio::select! { _ = self.interrupt.recv() => "SIGINT", _ = self.terminate.recv() => "SIGTERM" };
+        tracing::info!("Received {name}, shutting down");
+    }
+}
+
 /// The running tasks of a role.
 #[derive(Debug)]
 pub(crate) struct Tasks {
@@ -51,20 +73,26 @@ impl Tasks {
         self.run_until(std::future::pending()).await
     }
 
+    /// The same with signals that were watched before.
+    pub(crate) async fn run_until_received(self, signals: Signals) -> anyhow::Result<()> {
+        self.run(signals, std::future::pending()).await
+    }
+
     /// Runs until `done`, a signal, or a task that fails; then stops all tasks. A second SIGINT does not wait for them.
-    pub(crate) async fn run_until(mut self, done: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let mut interrupt = unix::signal(unix::SignalKind::interrupt()).context("SIGINT cannot be watched")?;
-        let mut terminate = unix::signal(unix::SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+    pub(crate) async fn run_until(self, done: impl Future<Output = ()>) -> anyhow::Result<()> {
+        self.run(Signals::watch()?, done).await
+    }
+
+    async fn run(mut self, mut signals: Signals, done: impl Future<Output = ()>) -> anyhow::Result<()> {
         let failure = tokio::select! {
-            _ = interrupt.recv() => { tracing::info!("Received SIGINT, shutting down"); None }
-            _ = terminate.recv() => { tracing::info!("Received SIGTERM, shutting down"); None }
+            () = signals.received() => None,
             ended = self.running.join_next() => Some(unexpected(ended)),
             () = done => None,
         };
         self.shutdown.cancel();
         let stopped = tokio::select! {
             stopped = self.join() => stopped,
-            _ = interrupt.recv() => Err(anyhow!("interrupted again: stopped without finishing what was in hand")),
+            _ = signals.interrupt.recv() => Err(anyhow!("interrupted again: stopped without finishing what was in hand")),
         };
         match failure {
             Some(failure) => Err(failure),
