@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import json
 import pathlib
 import pkgutil
 import subprocess
@@ -66,6 +67,23 @@ def test_the_messages_as_pydantic_models():
     assert message.message_version == "1.0" and message.model_dump()["extra_key"] == 1
     with pytest.raises(pydantic.ValidationError):
         models.ModelReadyToDeployMessage(**a_message(token_symbol="no spaces"))
+
+
+def test_messages_are_made_and_written_as_the_guides_do():
+    """The steps of the guide's own consumer, its retry included."""
+    raw = json.dumps({"message_id": "m-1", "message_type": "model_ready_to_deploy", "timestamp": "2025-01-27T15:30:00Z",
+                      "payload": a_message(not_known=1), "trace": "t-1"})
+    envelope = hokusai.MessageEnvelope(**json.loads(raw))
+    message = hokusai.ModelReadyToDeployMessage(**envelope.payload)
+    assert (message.token_symbol, message.contributor_address, message.extra) == ("msg-ai", None, {"not_known": 1})
+    assert (envelope.retry_count, envelope.max_retries) == (0, 3)
+    envelope.retry_count += 1
+    again = json.loads(envelope.json())
+    assert (again["retry_count"], again["trace"], again["payload"]) == (1, "t-1", a_message(not_known=1))
+    assert again["timestamp"] == "2025-01-27T15:30:00+00:00"
+    assert message == hokusai.ModelReadyToDeployMessage(**message.to_payload())
+    with pytest.raises(TypeError, match="token_symbol"):
+        hokusai.ModelReadyToDeployMessage(model_id="only")
 
 
 def test_the_guides_imports():

@@ -6,6 +6,7 @@ use hokusai_registry::{
     Conflicting, Mlflow, MlflowClient, MlflowError, MlflowSettings, RegisterError, Registrar, Registrations, Status, Tagger, TaggerConfig,
     mlflow::TagError, note_step,
 };
+use hokusai_testbed::Proxy;
 use serde_json::{Value, json};
 
 use crate::home::{Home, request};
@@ -77,6 +78,7 @@ async fn mlflow_resolves_and_numbers() {
     requests_at_once_make_one_version(&server).await;
     values_are_read_from_runs(&server).await;
     a_baseline_is_read_from_a_champion(&server).await;
+    lost_replies_are_asked_for_again_where_that_is_harmless(&server).await;
     versions_are_tagged_until_it_is_done(&mut server).await;
     an_outage_and_a_lost_answer_converge(&mut server).await;
 }
@@ -219,6 +221,23 @@ async fn a_baseline_is_read_from_a_champion(server: &Server) {
     );
     let below = register(&registrar, named(&weak, "u", "models:/contest@champion")).await.unwrap();
     assert_eq!((below.status, below.improvement_percentage), (Status::Rejected, Some(-12.5)));
+}
+
+async fn lost_replies_are_asked_for_again_where_that_is_harmless(server: &Server) {
+    let port = server.url().rsplit(':').next().unwrap().parse().unwrap();
+    let proxy = Proxy::to(port).await;
+    let through = MlflowClient::new(MlflowSettings::new(format!("http://127.0.0.1:{}", proxy.port()).parse().unwrap())).unwrap();
+    proxy.cut_next_reply();
+    assert_eq!(through.version("msg model", "1").await.unwrap().version, "1");
+    proxy.cut_next_reply();
+    through.ensure_model("msg model").await.unwrap();
+    // Another version would be made.
+    let run = server.run().await;
+    let source = format!("mlflow-artifacts:/0/{run}/artifacts/model");
+    proxy.cut_next_reply();
+    let lost = through.make_version("msg model", &source, &run, None).await;
+    assert!(matches!(lost, Err(MlflowError::Unavailable { .. })), "{lost:?}");
+    assert_eq!(server.versions(&run).await, 1);
 }
 
 async fn versions_are_tagged_until_it_is_done(server: &mut Server) {

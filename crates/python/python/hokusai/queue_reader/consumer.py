@@ -97,7 +97,7 @@ class QueueConsumer:
         self._stop = Stop()
 
         def handle(envelope: Dict[str, Any]) -> Any:
-            message = ModelReadyToDeployMessage.from_payload(unwrap(envelope), envelope["message_id"])
+            message = ModelReadyToDeployMessage(**{**unwrap(envelope), "message_id": envelope["message_id"]})
             if message.correlation_id is None:
                 message.correlation_id = envelope.get("correlation_id")
             logger.info(
