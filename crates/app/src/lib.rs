@@ -26,6 +26,7 @@ mod rpc_server;
 mod server;
 mod tasks;
 mod telemetry;
+mod trace;
 mod worker;
 
 use std::ffi::OsString;

@@ -32,6 +32,7 @@ mod request;
 mod schema;
 pub mod subscriptions;
 pub mod sweep;
+mod whereabouts;
 
 pub use audit::{CustodyAudit, QueueAudit, Unconfirmed, audit};
 pub use document::{Decision, Document, Status};
@@ -51,3 +52,4 @@ pub use request::{MAX_REQUEST_BYTES, Origin, RegisterRequest, Values, Version};
 pub use schema::MIGRATIONS;
 pub use subscriptions::{Backlog, Start, SubscribeError, Subscription, Subscriptions, Wanted};
 pub use sweep::{Sweep, SweepConfig, Swept};
+pub use whereabouts::{Whereabouts, whereabouts};

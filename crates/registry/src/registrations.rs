@@ -1,7 +1,7 @@
 //! Reading registrations.
 
 use hokusai_db::{Database, Error};
-use hokusai_event::{Timestamp, TokenSymbol};
+use hokusai_event::{Address, Timestamp, TokenSymbol};
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, FromRow, any::AnyRow};
@@ -110,6 +110,47 @@ impl Registrations {
     pub async fn by_message(&self, message_id: &str) -> Result<Option<Registration>, Error> {
         let sql = format!("SELECT {COLUMNS} FROM registrations WHERE id = (SELECT registration_id FROM outbox WHERE message_id = $1)");
         Ok(sqlx::query_as(AssertSqlSafe(sql)).bind(message_id).fetch_optional(self.db.reader()).await?)
+    }
+
+    /// Those that somebody may mean by `what`, the newest first, at most `limit`: a registration's id, its message's, a token's
+    /// symbol or address, a model's name or id, a transaction's hash, and if it is none of these, a correlation id. The last
+    /// one has no index: every registration is read.
+    ///
+    /// # Errors
+    ///
+    /// As the database says.
+    pub async fn find(&self, what: &str, limit: u32) -> Result<Vec<Registration>, Error> {
+        let address = Address::parse(what).map_or_else(|_| what.to_owned(), |address| address.checksummed());
+        let conditions = [
+            ("id = $1", what.to_owned()),
+            ("id = (SELECT registration_id FROM outbox WHERE message_id = $1)", what.to_owned()),
+            ("token_key = $1", what.to_ascii_lowercase()),
+            ("model_name = $1", what.to_owned()),
+            ("token_address = $1", address),
+            ("transaction_hash = $1", what.to_ascii_lowercase()),
+        ];
+        for (condition, value) in conditions {
+            let found = self.matching(condition, vec![value], limit).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        if let [name, version, token] = what.rsplitn(3, '/').collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>()[..] {
+            let values = vec![name.to_owned(), version.to_owned(), token.to_ascii_lowercase()];
+            let found = self.matching("model_name = $1 AND model_version = $2 AND token_key = $3", values, limit).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        let correlation = serde_json::json!({ "correlation_id": what }).to_string();
+        let pattern = correlation[1..correlation.len() - 1].replace('!', "!!").replace('%', "!%").replace('_', "!_");
+        self.matching("document LIKE $1 ESCAPE '!'", vec![format!("%{pattern}%")], limit).await
+    }
+
+    async fn matching(&self, condition: &'static str, values: Vec<String>, limit: u32) -> Result<Vec<Registration>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM registrations WHERE {condition} ORDER BY id DESC LIMIT {}", limit.min(PAGE_MAX));
+        let query = values.into_iter().fold(sqlx::query_as(AssertSqlSafe(sql)), |query, value| query.bind(value));
+        Ok(query.fetch_all(self.db.reader()).await?)
     }
 
     /// Those that `filter` lets through, the newest first.

@@ -17,6 +17,7 @@ mod register;
 mod registration;
 mod rescue;
 mod subscription;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -63,6 +64,8 @@ enum Command {
     /// Say which queues receive which message types
     #[command(subcommand)]
     Subscription(subscription::SubscriptionCommand),
+    /// Tell where something is, from the run to the token, and what it waits for
+    Trace(trace::TraceArgs),
     /// Look at the deployment ledger; bump or cancel what is under way, retry what was refused
     #[command(subcommand)]
     Deployment(deployment::DeploymentCommand),
@@ -137,6 +140,7 @@ impl Cli {
             Command::Queue(command) => queue::run(command, env).await,
             Command::Rescue(args) => rescue::run(args, env).await,
             Command::Subscription(command) => subscription::run(command, env).await.map(done),
+            Command::Trace(args) => trace::run(args, env).await,
             Command::Deployment(command) => deployment::run(command, env).await.map(done),
             Command::Message(command) => message::run(command),
             Command::Mlflow(command) => mlflow::run(command, env).await,

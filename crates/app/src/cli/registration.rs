@@ -157,7 +157,7 @@ fn describe(detail: &RegistrationDetail) -> String {
     text + "\n" + &table(&["when", "what", ""], steps)
 }
 
-fn particulars(detail: &serde_json::Value) -> String {
+pub(super) fn particulars(detail: &serde_json::Value) -> String {
     let fields = detail.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     fields
         .map(|(key, value)| format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))

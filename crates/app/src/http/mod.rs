@@ -39,6 +39,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(crate) use about::Version;
 pub(crate) use deployed::{ChainCheck, Claim, Denial, OnChain};
+pub(crate) use health::advice;
 pub(crate) use mlflow::MlflowHook;
 pub(crate) use serve::serve;
 

@@ -23,3 +23,4 @@ mod secrets;
 mod services;
 mod settings;
 mod shutdown;
+mod trace;

@@ -47,6 +47,8 @@ pub struct Filter {
     pub symbol: Option<String>,
     /// Only those that this message asked for, first or again.
     pub message_id: Option<String>,
+    /// Only those that a transaction with this hash was signed for, replaced ones included.
+    pub transaction: Option<String>,
     /// Only those after this id in the list.
     pub after: Option<String>,
     /// At most so many; 100 if not set.
@@ -91,6 +93,10 @@ impl Deployments {
         }
         if let Some(message) = &filter.message_id {
             demand("id IN (SELECT deployment_id FROM deploy_messages WHERE message_id = ?)", message.clone());
+        }
+        if let Some(hash) = &filter.transaction {
+            let slot = "a.chain_id = deploy_deployments.chain_id AND a.account = deploy_deployments.account AND a.nonce = deploy_deployments.nonce";
+            demand(&format!("EXISTS (SELECT 1 FROM deploy_attempts a WHERE {slot} AND a.hash = ?)"), hash.to_ascii_lowercase());
         }
         if let Some(after) = &filter.after {
             demand("id > ?", after.clone());
