@@ -12,6 +12,7 @@
 mod client;
 mod intake;
 mod metric;
+mod settings;
 mod tagger;
 mod webhook;
 
@@ -24,8 +25,9 @@ use tokio::sync::Mutex;
 
 use self::client::Run;
 pub use self::{
-    client::{MlflowClient, MlflowError, MlflowSettings, MlflowTls, ModelVersion, Tag},
+    client::{MlflowClient, MlflowError, ModelVersion, Tag},
     intake::{Attended, Intake},
+    settings::{MlflowSettings, MlflowTls},
     tagger::{TagError, Tagger, TaggerConfig},
     webhook::{Connected, Forged, Headers, HookData, HookEvent, WINDOW, is_known, remember, verify},
 };
