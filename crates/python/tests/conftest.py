@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,9 @@ import pytest
 
 import hokusai
 from hokusai import testing
+
+# Whoever starts the tests in the background may have switched Ctrl-C off for them and for the processes they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[3]
 #: anvil's first keys, known to everybody.
