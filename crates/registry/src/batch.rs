@@ -23,6 +23,10 @@ use crate::{
 
 /// "register" in ASCII.
 const LOCK_KEY: i64 = 0x7265_6769_7374_6572;
+/// Takes the lock, and has everything looked up by key, as it can be. A table that has grown since it was last analysed looks small
+/// to PostgreSQL's planner, which would read all of it for each batch, or start workers to read it by.
+const AS_LOOKUPS: &str = "SELECT pg_advisory_xact_lock($1), set_config('enable_seqscan', 'off', true),
+    set_config('max_parallel_workers_per_gather', '0', true)";
 /// How often a transaction is run again that met another one.
 const ATTEMPTS: u32 = 5;
 
@@ -64,7 +68,7 @@ async fn attempt(db: &Database, items: &[Arc<Prepared>]) -> Result<Vec<Answer>, 
 async fn transaction(db: &Database, items: &[Arc<Prepared>]) -> Result<Vec<Answer>, Error> {
     let mut tx = db.write().await?;
     if db.backend() == Backend::Postgres {
-        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).fetch_optional(&mut *tx).await?;
+        sqlx::query(AS_LOOKUPS).bind(LOCK_KEY).fetch_optional(&mut *tx).await?;
     }
     let mut deciding = Deciding::read(&mut tx, items).await?;
     for (index, item) in items.iter().enumerate() {
