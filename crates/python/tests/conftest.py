@@ -133,7 +133,9 @@ def dev() -> Iterator[testing.Embedded]:
 class Anvil(Service):
     def __init__(self, directory: Path) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
-        binary = program(str(ROOT / "tools/node_modules/.bin/anvil"), "anvil")
+        # The program itself: what npm puts beside it is a script that, when killed, leaves its child behind.
+        native = [str(path) for path in ROOT.glob("tools/node_modules/@foundry-rs/anvil-*/bin/anvil")]
+        binary = program(*native, "anvil")
         super().__init__([binary, "--port", str(port), "--block-time", "1", "--slots-in-an-epoch", "1"], directory / "anvil.log")
         ask = b'{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":[]}'
         eventually("anvil answers", lambda: answers_http(self.url, ask))
