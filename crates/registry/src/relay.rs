@@ -60,8 +60,8 @@ pub struct RelayConfig {
     pub verify: Duration,
     /// Positions covered by one push, at most.
     pub batch: u32,
-    /// How long a lane gathers after a push that was not full. A push costs the same for one event as for a batch, on the same
-    /// connection that registrations are committed on; an event that comes while nothing goes on does not wait.
+    /// How long a lane gathers after a push that was not full. What a push asks of the database and of the queue is the same for
+    /// one event as for a batch; an event that comes while nothing goes on does not wait.
     pub gather: Duration,
     /// The first pause after a failure; it doubles until `longest_pause`.
     pub first_pause: Duration,

@@ -52,7 +52,7 @@ pub(super) struct Belief {
     pub(super) cursor: Option<Cursor>,
     /// Whether the database was told this cursor, and when it was last told one.
     pub(super) is_recorded: bool,
-    pub(super) recorded: Instant,
+    recorded: Instant,
 }
 
 /// A push: from the cursor the queue should have to the one it is to have.
@@ -172,15 +172,19 @@ impl Lane {
     }
 
     async fn push_from(&mut self, standing: &Standing, belief: &mut Belief) -> Result<Moved, RelayError> {
-        let push = if standing.last_position > position(belief.cursor.as_ref()) { self.next(belief.cursor.clone()).await? } else { None };
+        let mut push = None;
+        if standing.last_position > position(belief.cursor.as_ref()) {
+            // Before the events are read: a type that is subscribed from an earlier start after that would be passed over.
+            if !standing.begun {
+                begin(&self.shared.db, &self.name).await?;
+            }
+            push = self.next(belief.cursor.clone()).await?;
+        }
         let Some(push) = push else {
             record(&self.shared.db, &self.name, belief).await?;
             self.note(belief.cursor.as_ref(), standing.last_position);
             return self.verify(belief).await;
         };
-        if !standing.begun {
-            begin(&self.shared.db, &self.name).await?;
-        }
         let Push { expected, next, entries } = push;
         let batch = RelayBatch { source: &belief.source, expected: expected.as_ref(), next: &next, entries: &entries };
         match self.queue().await?.relay(batch).await.map_err(|source| self.failed(source))? {
@@ -321,6 +325,11 @@ impl Belief {
     pub(super) fn move_to(&mut self, cursor: Option<Cursor>) {
         self.cursor = cursor;
         self.is_recorded = false;
+    }
+
+    /// Notes that the database was told.
+    pub(super) fn note_recorded(&mut self) {
+        (self.is_recorded, self.recorded) = (true, Instant::now());
     }
 
     /// Whether it is time to tell the database, with more to publish yet.

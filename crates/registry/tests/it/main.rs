@@ -8,6 +8,7 @@ mod register;
 mod relay;
 mod subscriptions;
 mod sweep;
+mod upgrade;
 
 /// Runs the scenarios on SQLite, one test each, and all of them on PostgreSQL as one test, which starts one server.
 macro_rules! scenarios {
